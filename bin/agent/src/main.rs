@@ -1,0 +1,2 @@
+//! The guest agent: PID 1 of every sandbox.
+fn main() {}

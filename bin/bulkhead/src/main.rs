@@ -1,0 +1,2 @@
+//! Run OCI containers, each in its own virtual machine.
+fn main() {}

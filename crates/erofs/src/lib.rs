@@ -1,0 +1,2 @@
+//! Writes EROFS images.
+

@@ -1,0 +1,2 @@
+//! Builds and finds what a sandbox boots: kernel, initramfs, manifest.
+

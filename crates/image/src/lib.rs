@@ -1,0 +1,2 @@
+//! OCI images: sources, verification, and the store of EROFS layers.
+

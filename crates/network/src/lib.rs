@@ -1,0 +1,2 @@
+//! Network attachments of a sandbox.
+

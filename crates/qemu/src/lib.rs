@@ -1,0 +1,2 @@
+//! The QEMU backend of the hypervisor seam.
+

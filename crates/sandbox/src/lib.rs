@@ -1,0 +1,2 @@
+//! A sandbox: one virtual machine, its agent, its containers.
+

@@ -1,0 +1,2 @@
+//! Seccomp profiles to OCI form, and OCI form to BPF programs.
+

@@ -1,0 +1,2 @@
+//! Typed wrappers for the kernel interfaces Bulkhead uses beyond rustix.
+
