@@ -1,0 +1,161 @@
+//! The first bytes of every stream that is not the control connection.
+//!
+//! `kind (1) | length of container (1) | container | length of exec (1) | exec`
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::name::{self, NAME_LIMIT};
+
+/// Whose bytes a stream carries, and in which direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// The ttrpc connection. Carries no names.
+    Control = 1,
+    /// Host to guest; closing the host's half is end of file.
+    Stdin = 2,
+    /// Guest to host.
+    Stdout = 3,
+    /// Guest to host.
+    Stderr = 4,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Control, Self::Stdin, Self::Stdout, Self::Stderr]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Says what a stream is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Header {
+    /// Whose bytes follow.
+    pub kind: Kind,
+    /// Container; empty only on [`Kind::Control`].
+    pub container: String,
+    /// Exec; empty for the container's first process.
+    pub exec: String,
+}
+
+/// Why a header is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// The stream broke off.
+    #[error("the stream ended inside its header")]
+    Io(#[source] std::io::Error),
+    /// Unknown kind byte.
+    #[error("a stream of unknown kind {0} was opened")]
+    Kind(u8),
+    /// A name breaks the rule.
+    #[error("a stream header names no valid container or exec")]
+    Name(#[source] name::NameError),
+    /// A name is not UTF-8.
+    #[error("a stream header is not text")]
+    Text,
+}
+
+impl Header {
+    /// Header of the control connection.
+    pub fn control() -> Self {
+        Self {
+            kind: Kind::Control,
+            container: String::new(),
+            exec: String::new(),
+        }
+    }
+
+    /// Wire form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![self.kind as u8];
+        for text in [&self.container, &self.exec] {
+            debug_assert!(
+                text.len() <= NAME_LIMIT,
+                "names are checked where they enter"
+            );
+            bytes.push(text.len().min(NAME_LIMIT) as u8);
+            bytes.extend_from_slice(&text.as_bytes()[..text.len().min(NAME_LIMIT)]);
+        }
+        bytes
+    }
+
+    /// Writes the header as the first bytes of a stream.
+    ///
+    /// # Errors
+    /// Whatever the stream reports.
+    pub async fn write(&self, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+        stream.write_all(&self.encode()).await?;
+        stream.flush().await
+    }
+
+    /// Reads a header; reads nothing beyond it.
+    ///
+    /// # Errors
+    /// [`HeaderError`]; the stream is then of no further use.
+    pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, HeaderError> {
+        let byte = stream.read_u8().await.map_err(HeaderError::Io)?;
+        let kind = Kind::from_byte(byte).ok_or(HeaderError::Kind(byte))?;
+        let container = read_text(stream).await?;
+        let exec = read_text(stream).await?;
+        if kind != Kind::Control {
+            name::check(&container).map_err(HeaderError::Name)?;
+            if !exec.is_empty() {
+                name::check(&exec).map_err(HeaderError::Name)?;
+            }
+        }
+        Ok(Self {
+            kind,
+            container,
+            exec,
+        })
+    }
+}
+
+async fn read_text(stream: &mut (impl AsyncRead + Unpin)) -> Result<String, HeaderError> {
+    // One byte of length bounds the read at 255 bytes; the name check cuts
+    // further.
+    let length = stream.read_u8().await.map_err(HeaderError::Io)?;
+    let mut bytes = vec![0; usize::from(length)];
+    stream
+        .read_exact(&mut bytes)
+        .await
+        .map_err(HeaderError::Io)?;
+    String::from_utf8(bytes).map_err(|_| HeaderError::Text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read_now(bytes: &[u8]) -> Result<(Header, usize), HeaderError> {
+        let mut rest = bytes;
+        let header = futures::executor::block_on(Header::read(&mut rest))?;
+        Ok((header, bytes.len() - rest.len()))
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_survives_the_wire(
+            container in "[a-z0-9][a-zA-Z0-9_.-]{0,60}",
+            exec in "([a-z0-9][a-zA-Z0-9_.-]{0,60})?",
+            tail in proptest::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let header = Header { kind: Kind::Stdout, container, exec };
+            let mut bytes = header.encode();
+            let length = bytes.len();
+            bytes.extend(tail);
+            let (read, used) = read_now(&bytes).unwrap();
+            prop_assert_eq!(read, header);
+            prop_assert_eq!(used, length);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok((header, _)) = read_now(&bytes) {
+                prop_assert!(header.container.len() <= NAME_LIMIT);
+            }
+        }
+    }
+}
