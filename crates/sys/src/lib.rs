@@ -1,2 +1,9 @@
 //! Typed wrappers for the kernel interfaces Bulkhead uses beyond rustix.
+//!
+//! The one library crate that may hold `unsafe`: what a caller can do wrong
+//! with a raw system call is settled here, once.
 
+pub mod clock;
+pub mod jail;
+#[cfg(feature = "kvm")]
+pub mod kvm;
