@@ -1,0 +1,298 @@
+//! QEMU's command line: a pure function of numbers and fixed words.
+//!
+//! Nothing a tenant wrote can get here: disks are named by position, files by
+//! descriptor number; the few strings (serials, tags) are checked.
+
+use bulkhead_hypervisor::Error;
+use bulkhead_protocol_port::CHANNEL_PORT;
+
+use crate::accel::Accelerator;
+
+/// `microvm` has 24 virtio-mmio slots; the channel, entropy, memory and some
+/// networks and shares need theirs.
+pub(crate) const DISK_LIMIT: usize = 8;
+
+/// Slots of the machine.
+const SLOTS: usize = 24;
+
+/// The guest's name for the agent's port. The same constant the agent knows;
+/// this crate stands below the protocol crate, so a test compares the two.
+mod bulkhead_protocol_port {
+    pub(super) const CHANNEL_PORT: &str = "bulkhead.agent";
+}
+
+/// A machine in terms of descriptor numbers the child will see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) kernel: i32,
+    pub(crate) initramfs: i32,
+    pub(crate) cmdline: Vec<String>,
+    pub(crate) vcpus: u32,
+    pub(crate) memory: u64,
+    pub(crate) disks: Vec<MachineDisk>,
+    pub(crate) nets: Vec<MachineNet>,
+    pub(crate) shares: Vec<MachineShare>,
+    pub(crate) console: i32,
+    pub(crate) qmp: i32,
+    pub(crate) channel: i32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MachineDisk {
+    pub(crate) serial: String,
+    pub(crate) read_only: bool,
+    /// The image, or the VMDK descriptor of a concatenation.
+    pub(crate) file: i32,
+    /// Files of a concatenation.
+    pub(crate) extents: Vec<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NetFd {
+    Stream(i32),
+    Tap(i32),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MachineNet {
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: u16,
+    pub(crate) fd: NetFd,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MachineShare {
+    pub(crate) tag: String,
+    pub(crate) socket: i32,
+}
+
+/// Set number of an inherited descriptor: the number itself, so that a VMDK
+/// descriptor can be written before the command line.
+pub(crate) fn fdset(fd: i32) -> String {
+    format!("/dev/fdset/{fd}")
+}
+
+impl Machine {
+    /// Checks what the machine cannot have.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let unsupported = |what: String| {
+            Err(Error::Unsupported {
+                backend: "qemu",
+                what,
+            })
+        };
+        let used = self.disks.len() + self.nets.len() + self.shares.len() + 3;
+        if self.disks.len() > DISK_LIMIT || used > SLOTS {
+            return unsupported(format!(
+                "{} disks, {} networks and {} shares do not fit the machine's {SLOTS} slots; \
+                 use fewer volumes",
+                self.disks.len(),
+                self.nets.len(),
+                self.shares.len(),
+            ));
+        }
+        let plain = |text: &str, limit: usize| {
+            !text.is_empty()
+                && text.len() <= limit
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        for disk in &self.disks {
+            if !plain(&disk.serial, 20) {
+                return unsupported(format!("a disk with the serial `{}`", disk.serial));
+            }
+        }
+        for share in &self.shares {
+            if !plain(&share.tag, 36) {
+                return unsupported(format!("a share with the tag `{}`", share.tag));
+            }
+        }
+        Ok(())
+    }
+
+    /// The arguments after the program's name.
+    pub(crate) fn arguments(&self, accelerator: &Accelerator) -> Vec<String> {
+        let mut args = Arguments::default();
+        args.flag("-nodefaults")
+            .flag("-no-user-config")
+            .flag("-no-reboot");
+        args.pair("-display", "none");
+        args.pair(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        );
+        self.platform(accelerator, &mut args);
+        self.boot(accelerator, &mut args);
+        self.connections(&mut args);
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.arguments(index, &mut args);
+        }
+        for (index, net) in self.nets.iter().enumerate() {
+            net.arguments(index, &mut args);
+        }
+        for (index, share) in self.shares.iter().enumerate() {
+            let id = format!("share{index}");
+            args.pair("-chardev", format!("socket,id={id},fd={}", share.socket));
+            args.pair(
+                "-device",
+                format!("vhost-user-fs-device,chardev={id},tag={}", share.tag),
+            );
+        }
+        args.list
+    }
+
+    fn platform(&self, accelerator: &Accelerator, args: &mut Arguments) {
+        let mebibytes = self.memory >> 20;
+        match accelerator {
+            Accelerator::Kvm { .. } => {
+                args.pair("-accel", "kvm")
+                    .pair("-cpu", "host,migratable=off");
+            }
+            // The translation buffer is host memory: 64 MiB hold a container's
+            // hot code, the default would take a quarter of the guest's RAM.
+            Accelerator::Tcg { .. } => {
+                args.pair("-accel", "tcg,thread=multi,tb-size=64")
+                    .pair("-cpu", "max");
+            }
+        }
+        // Only a vhost-user server needs to map the guest's memory.
+        let share = if self.shares.is_empty() { "off" } else { "on" };
+        args.pair(
+            "-object",
+            format!("memory-backend-memfd,id=ram,size={mebibytes}M,share={share}"),
+        );
+        args.pair(
+            "-M",
+            "microvm,memory-backend=ram,rtc=on,pcie=off,usb=off,graphics=off",
+        );
+        args.pair("-m", format!("{mebibytes}M"));
+        args.pair("-smp", self.vcpus.to_string());
+    }
+
+    fn boot(&self, accelerator: &Accelerator, args: &mut Arguments) {
+        let mut words: Vec<String> = [
+            "console=ttyS0",
+            "quiet",
+            "loglevel=4",
+            "reboot=t",
+            "panic=-1",
+            "random.trust_cpu=on",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        if let Accelerator::Tcg {
+            tsc_khz: Some(khz), ..
+        } = accelerator
+        {
+            words.push(format!("tsc_early_khz={khz}"));
+            words.push("no_timer_check".to_owned());
+        }
+        words.extend(self.cmdline.iter().cloned());
+        // QEMU reads both with plain open(2), which knows no descriptor sets.
+        args.pair("-kernel", format!("/proc/self/fd/{}", self.kernel));
+        args.pair("-initrd", format!("/proc/self/fd/{}", self.initramfs));
+        args.pair("-append", words.join(" "));
+    }
+
+    fn connections(&self, args: &mut Arguments) {
+        args.pair("-chardev", format!("socket,id=console,fd={}", self.console));
+        args.pair("-serial", "chardev:console");
+        args.pair("-chardev", format!("socket,id=qmp,fd={}", self.qmp));
+        args.pair("-mon", "chardev=qmp,mode=control");
+        args.pair("-chardev", format!("socket,id=channel,fd={}", self.channel));
+        args.pair("-device", "virtio-serial-device,max_ports=2");
+        args.pair(
+            "-device",
+            format!("virtserialport,chardev=channel,name={CHANNEL_PORT}"),
+        );
+        args.pair("-device", "virtio-rng-device");
+        args.pair(
+            "-device",
+            "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
+        );
+    }
+}
+
+impl MachineDisk {
+    fn arguments(&self, index: usize, args: &mut Arguments) {
+        let node = format!("disk{index}");
+        let read_only = if self.read_only { "on" } else { "off" };
+        for fd in self.extents.iter().chain([&self.file]) {
+            args.pair("-add-fd", format!("fd={fd},set={fd}"));
+        }
+        let file = fdset(self.file);
+        let plain = format!(
+            "driver=file,filename={file},read-only={read_only},locking=off,discard=unmap,aio=threads"
+        );
+        if self.extents.is_empty() {
+            args.pair("-blockdev", format!("{plain},node-name={node}"));
+        } else {
+            args.pair("-blockdev", format!("{plain},node-name={node}d"));
+            args.pair(
+                "-blockdev",
+                format!("driver=vmdk,file={node}d,read-only=on,node-name={node}"),
+            );
+        }
+        args.pair(
+            "-device",
+            format!(
+                "virtio-blk-device,drive={node},serial={},discard=on",
+                self.serial
+            ),
+        );
+    }
+}
+
+impl MachineNet {
+    fn arguments(&self, index: usize, args: &mut Arguments) {
+        let id = format!("net{index}");
+        let netdev = match self.fd {
+            NetFd::Stream(fd) => format!("stream,id={id},server=off,addr.type=fd,addr.str={fd}"),
+            NetFd::Tap(fd) => format!("tap,id={id},fd={fd},vhost=off"),
+        };
+        let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
+        args.pair("-netdev", netdev);
+        args.pair(
+            "-device",
+            format!(
+                "virtio-net-device,netdev={id},mac={mac},host_mtu={}",
+                self.mtu
+            ),
+        );
+    }
+}
+
+#[derive(Default)]
+struct Arguments {
+    list: Vec<String>,
+}
+
+impl Arguments {
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.list.push(name.to_owned());
+        self
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.list.push(name.to_owned());
+        self.list.push(value.into());
+        self
+    }
+}
+
+/// The descriptor of a VMDK made of flat extents: how QEMU is told to put
+/// files one behind the other. VMware's "Virtual Disk Format 5.0", section
+/// "The Descriptor File".
+pub(crate) fn vmdk_descriptor(extents: &[(i32, u64)]) -> String {
+    let mut text = String::from(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
+         createType=\"monolithicFlat\"\n",
+    );
+    for (fd, length) in extents {
+        // Access word RW: the file itself is opened read-only by descriptor.
+        text.push_str(&format!("RW {} FLAT \"{}\" 0\n", length / 512, fdset(*fd)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

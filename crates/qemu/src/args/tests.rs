@@ -1,0 +1,108 @@
+use super::*;
+
+fn machine() -> Machine {
+    Machine {
+        kernel: 10,
+        initramfs: 11,
+        cmdline: vec!["bulkhead.debug".to_owned()],
+        vcpus: 2,
+        memory: 512 << 20,
+        disks: vec![
+            MachineDisk {
+                serial: "layers".into(),
+                read_only: true,
+                file: 12,
+                extents: vec![13, 14],
+            },
+            MachineDisk {
+                serial: "writable".into(),
+                read_only: false,
+                file: 15,
+                extents: vec![],
+            },
+        ],
+        nets: vec![MachineNet {
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            fd: NetFd::Stream(16),
+        }],
+        shares: vec![],
+        console: 20,
+        qmp: 21,
+        channel: 22,
+    }
+}
+
+fn tcg() -> Accelerator {
+    Accelerator::Tcg {
+        tsc_khz: Some(2_600_000),
+        reason: "test".into(),
+    }
+}
+
+fn line(accelerator: &Accelerator) -> String {
+    machine().arguments(accelerator).join(" ")
+}
+
+#[test]
+fn every_file_is_a_descriptor_and_no_path_is_a_tenants() {
+    let line = line(&tcg());
+    assert!(line.contains("-kernel /proc/self/fd/10 -initrd /proc/self/fd/11"));
+    assert!(line.contains("-add-fd fd=13,set=13"));
+    assert!(line.contains("driver=vmdk,file=disk0d,read-only=on,node-name=disk0"));
+    assert!(line.contains("virtio-blk-device,drive=disk1,serial=writable"));
+}
+
+#[test]
+fn emulation_is_told_the_clock_rate_and_kvm_is_not() {
+    assert!(line(&tcg()).contains("tsc_early_khz=2600000"));
+    let kvm = line(&Accelerator::Kvm { round_ns: 1 });
+    assert!(kvm.contains("-accel kvm -cpu host") && !kvm.contains("tsc_early_khz"));
+}
+
+#[test]
+fn guest_memory_is_shared_only_for_shares() {
+    assert!(line(&tcg()).contains("size=512M,share=off"));
+    let mut machine = machine();
+    machine.shares.push(MachineShare {
+        tag: "share0".into(),
+        socket: 30,
+    });
+    assert!(machine.arguments(&tcg()).join(" ").contains("share=on"));
+}
+
+#[test]
+fn a_serial_that_could_add_options_is_refused() {
+    let mut machine = machine();
+    machine.disks[0].serial = "a,readonly=off".into();
+    assert!(machine.check().unwrap_err().to_string().contains("serial"));
+}
+
+#[test]
+fn too_many_devices_are_refused_with_the_way_out() {
+    let mut machine = machine();
+    for number in 0..30 {
+        machine.shares.push(MachineShare {
+            tag: format!("share{number}"),
+            socket: 30,
+        });
+    }
+    assert!(
+        machine
+            .check()
+            .unwrap_err()
+            .to_string()
+            .contains("fewer volumes")
+    );
+}
+
+#[test]
+fn extents_are_listed_in_sectors() {
+    let text = vmdk_descriptor(&[(13, 4096), (14, 1 << 20)]);
+    assert!(text.ends_with("RW 8 FLAT \"/dev/fdset/13\" 0\nRW 2048 FLAT \"/dev/fdset/14\" 0\n"));
+}
+
+#[test]
+fn the_agents_port_has_the_name_the_agent_looks_for() {
+    assert_eq!(CHANNEL_PORT, bulkhead_protocol::CHANNEL_PORT);
+}
