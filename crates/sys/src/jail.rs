@@ -17,12 +17,19 @@ pub struct Jail {
     namespaces: libc::c_int,
     limits: Vec<(libc::__rlimit_resource_t, u64)>,
     no_new_privileges: bool,
+    detached: bool,
 }
 
 impl Jail {
     /// A child that dies with the thread that starts it.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A child that outlives its parent, in a session of its own: no terminal
+    /// signals reach it. setsid(2).
+    pub fn detached() -> Self {
+        Self { detached: true, ..Self::default() }
     }
 
     /// Hands a descriptor to the child, which sees it under the number this
@@ -74,6 +81,7 @@ impl Jail {
             namespaces,
             limits,
             no_new_privileges,
+            detached,
         } = self;
         let setup = move || {
             restrict(&numbers, namespaces, &limits)?;
@@ -82,6 +90,11 @@ impl Jail {
             }
             if no_new_privileges {
                 prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+            }
+            if detached {
+                // SAFETY: setsid takes nothing; a freshly forked child leads
+                // no process group, so it cannot fail.
+                return check(unsafe { libc::setsid() });
             }
             // After the change of user: that change clears the setting.
             prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)?;
