@@ -1,0 +1,131 @@
+//! Finds the command and executes it.
+
+use std::ffi::{CStr, CString};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Process;
+
+use super::error::{Error, ErrorKind, Result, Tried};
+use super::syscalls;
+
+/// Arguments and environment together at most, entries.
+const ENTRY_LIMIT: usize = 100_000;
+
+/// Enters the working directory, making it where it is missing, and checks
+/// that it is inside (CVE-2024-21626).
+pub(super) fn enter_cwd(cwd: &Path) -> Result<()> {
+    let what = || format!("enter the working directory `{}`", cwd.display());
+    match rustix::process::chdir(cwd) {
+        Err(rustix::io::Errno::NOENT) => {
+            std::fs::create_dir_all(cwd).tried(what)?;
+            rustix::process::chdir(cwd).tried(what)?;
+        }
+        other => other.tried(what)?,
+    }
+    let actual = rustix::process::getcwd(Vec::new()).tried(what)?;
+    if actual.to_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!(
+            "the working directory `{}` is outside of the container",
+            cwd.display()
+        )))
+    }
+}
+
+/// Executes the command; comes back only with an error.
+pub(super) fn execute(process: &Process, home: &str) -> Error {
+    match prepare(process, home) {
+        Ok((path, args, env)) => {
+            let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
+            let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
+            let name = args
+                .first()
+                .map(|name| name.to_string_lossy())
+                .unwrap_or_default();
+            failure(&name, &syscalls::execve(&path, &args, &env))
+        }
+        Err(error) => error,
+    }
+}
+
+fn prepare(process: &Process, home: &str) -> Result<(CString, Vec<CString>, Vec<CString>)> {
+    let args = process.args().clone().unwrap_or_default();
+    let name = args
+        .first()
+        .ok_or_else(|| Error::invalid("the command is empty"))?
+        .clone();
+    let mut env = process.env().clone().unwrap_or_default();
+    if args.len() + env.len() > ENTRY_LIMIT {
+        return Err(Error::invalid(
+            "the command has too many arguments or variables",
+        ));
+    }
+    if !env.iter().any(|line| line.starts_with("HOME=")) {
+        env.push(format!("HOME={home}"));
+    }
+    let path = find(&name, &env)?;
+    let list = |words: Vec<String>| words.into_iter().map(text).collect::<Result<Vec<_>>>();
+    Ok((
+        text(path.to_string_lossy().into_owned())?,
+        list(args)?,
+        list(env)?,
+    ))
+}
+
+fn text(word: String) -> Result<CString> {
+    CString::new(word).map_err(|_| Error::invalid("a word of the command holds a zero byte"))
+}
+
+/// Looks a bare name up in the PATH of the container's environment.
+fn find(name: &str, env: &[String]) -> Result<PathBuf> {
+    if name.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "the command is empty"));
+    }
+    if name.contains('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let path = env
+        .iter()
+        .find_map(|line| line.strip_prefix("PATH="))
+        .unwrap_or_default();
+    let mut denied = None;
+    for dir in path.split(':').filter(|dir| !dir.is_empty()) {
+        let candidate = Path::new(dir).join(name);
+        if !candidate.is_file() {
+            continue;
+        }
+        match rustix::fs::access(&candidate, rustix::fs::Access::EXEC_OK) {
+            Ok(()) => return Ok(candidate),
+            Err(_) => denied = Some(candidate),
+        }
+    }
+    match denied {
+        Some(path) => Err(Error::new(
+            ErrorKind::NotExecutable,
+            format!("`{}` is not executable", path.display()),
+        )),
+        None => Err(Error::new(
+            ErrorKind::NotFound,
+            format!("the command `{name}` is not in the container's PATH"),
+        )),
+    }
+}
+
+fn failure(name: &str, error: &std::io::Error) -> Error {
+    let kind = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => ErrorKind::NotFound,
+        Some(libc::EACCES | libc::ENOEXEC | libc::EISDIR | libc::EPERM | libc::ELIBBAD) => {
+            ErrorKind::NotExecutable
+        }
+        _ => ErrorKind::Other,
+    };
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOEXEC) => " (made for another processor, or no program at all)",
+        _ => "",
+    };
+    Error::new(
+        kind,
+        format!("the command `{name}` cannot be executed: {error}{hint}"),
+    )
+}

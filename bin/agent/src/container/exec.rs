@@ -1,0 +1,104 @@
+//! A further process in a running container.
+//!
+//! Joining a pid namespace concerns only children, so an intermediate child
+//! joins everything and forks once more; CLONE_PARENT makes the second one
+//! the agent's own child.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use oci_spec::runtime::Process;
+
+use super::error::{Error, Result, Tried};
+use super::namespaces::Pinned;
+use super::sync::{self, Channel};
+use super::{Stdio, child, command, credentials, syscalls, terminal, user};
+
+/// What to run.
+pub(super) struct ExecSpec<'a> {
+    pub(super) process: &'a Process,
+    pub(super) user: Option<&'a str>,
+    pub(super) seccomp: Option<&'a [u8]>,
+}
+
+/// Runs it; gives its pid and its terminal.
+pub(super) fn run(
+    spec: &ExecSpec<'_>,
+    pinned: &Pinned,
+    cgroup: BorrowedFd<'_>,
+    stdio: Stdio,
+) -> Result<(i32, Option<OwnedFd>)> {
+    let (ours, theirs) = sync::pair()?;
+    let intermediate = match syscalls::clone_into(0, Some(cgroup))? {
+        syscalls::Forked::Child => {
+            drop(ours);
+            join_and_fork(spec, pinned, &stdio, &theirs)
+        }
+        syscalls::Forked::Parent(pid) => pid,
+    };
+    drop((theirs, stdio));
+    let pid = ours.expect_pid();
+    syscalls::reap(intermediate);
+    let pid = pid?;
+    let outcome = ours.expect_ready().and_then(|terminal| {
+        ours.send(sync::GO)?;
+        ours.expect_exec()?;
+        Ok((pid, terminal))
+    });
+    outcome.inspect_err(|_| syscalls::kill(pid))
+}
+
+fn join_and_fork(spec: &ExecSpec<'_>, pinned: &Pinned, stdio: &Stdio, channel: &Channel) -> ! {
+    let forked = pinned
+        .join()
+        .and_then(|()| syscalls::clone_into(libc::CLONE_PARENT as u64, None));
+    match forked {
+        Ok(syscalls::Forked::Parent(pid)) => {
+            let _ = channel.send_pid(pid);
+            syscalls::exit(0)
+        }
+        Ok(syscalls::Forked::Child) => {
+            let error = become_process(spec, stdio, channel);
+            channel.fail(&error);
+            syscalls::exit(1)
+        }
+        Err(error) => {
+            channel.fail(&error);
+            syscalls::exit(1)
+        }
+    }
+}
+
+fn become_process(spec: &ExecSpec<'_>, stdio: &Stdio, channel: &Channel) -> Error {
+    match prepare(spec, stdio, channel) {
+        Ok(home) => command::execute(spec.process, &home),
+        Err(error) => error,
+    }
+}
+
+fn prepare(spec: &ExecSpec<'_>, stdio: &Stdio, channel: &Channel) -> Result<String> {
+    credentials::check(spec.process)?;
+    syscalls::reset_signals();
+    rustix::process::setsid().tried(|| "start a session".to_owned())?;
+    let (identity, home) = user::resolve(spec.process, spec.user)?;
+    match stdio {
+        Stdio::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } => {
+            child::pipes(stdin, stdout, stderr, identity.uid)?;
+            channel.ready(None)?;
+        }
+        Stdio::Terminal => {
+            let (master, slave) = terminal::open(identity.uid)?;
+            channel.ready(Some(&master))?;
+            drop(master);
+            terminal::adopt(&slave)?;
+        }
+    }
+    channel.wait(sync::GO)?;
+    syscalls::close_on_exec_from(3);
+    command::enter_cwd(spec.process.cwd())?;
+    credentials::apply(spec.process, &identity, spec.seccomp, false)?;
+    Ok(home)
+}

@@ -1,0 +1,263 @@
+//! Containers: the OCI runtime spec, inside the guest.
+//!
+//! The agent is single-threaded, so a forked child may run ordinary Rust
+//! until it executes the command; there is no second program and no re-exec.
+//!
+//! ```text
+//!   agent                         child (clone3: new namespaces, own cgroup)
+//!     │ cgroup, limits               │
+//!     ├── user maps, "proceed" ─────▶│ mounts, devices, pivot_root, sysctls
+//!     │◀── ready (+ pty master) ─────┤ waits
+//!     ├── "go" ─────────────────────▶│ ids, capabilities, seccomp, execve
+//!     │◀── end of file: running, or the error execve gave
+//! ```
+
+mod accounts;
+mod cgroup;
+mod child;
+mod command;
+mod copyup;
+mod credentials;
+mod device_filter;
+mod devices;
+mod error;
+mod exec;
+mod mount_options;
+mod namespaces;
+mod rootfs;
+mod stats;
+mod sync;
+mod syscalls;
+mod terminal;
+mod user;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxResources, Process, Spec};
+
+use cgroup::Cgroup;
+use error::Result;
+pub(crate) use error::{Error, ErrorKind};
+use namespaces::{Pinned, Wanted};
+pub(crate) use stats::Stats;
+use sync::Channel;
+
+/// What a process reads and writes.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    /// Three pipes or files.
+    Pipes {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// A pty made in the container's devpts.
+    Terminal,
+}
+
+/// What a container is made from.
+#[derive(Debug)]
+pub(crate) struct CreateArgs<'a> {
+    /// A checked name.
+    pub(crate) id: &'a str,
+    pub(crate) spec: &'a Spec,
+    /// The assembled root filesystem, a mount.
+    pub(crate) rootfs: &'a Path,
+    /// "name[:group]" to be looked up in the image.
+    pub(crate) user: Option<&'a str>,
+    /// struct sock_filter array.
+    pub(crate) seccomp: Option<&'a [u8]>,
+    pub(crate) stdio: Stdio,
+}
+
+/// A created or running container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    cgroup: Cgroup,
+    pid: i32,
+    pinned: Pinned,
+    /// Open until started.
+    waiting: Option<Channel>,
+}
+
+/// A further process.
+#[derive(Debug)]
+pub(crate) struct ProcessHandle {
+    /// Pid in the guest.
+    pub(crate) pid: i32,
+}
+
+impl Container {
+    /// Makes a container up to the moment before its command is executed.
+    pub(crate) fn create(args: CreateArgs<'_>) -> Result<(Self, Option<OwnedFd>)> {
+        refuse(args.spec)?;
+        let wanted = Wanted::from_spec(args.spec)?;
+        let cgroup = Cgroup::create(args.id)?;
+        let made = Self::fork(&args, &wanted, &cgroup);
+        match made {
+            Ok((pid, pinned, channel, terminal)) => {
+                let container = Self {
+                    cgroup,
+                    pid,
+                    pinned,
+                    waiting: Some(channel),
+                };
+                Ok((container, terminal))
+            }
+            Err(error) => {
+                let _ = cgroup.destroy();
+                Err(error)
+            }
+        }
+    }
+
+    fn fork(
+        args: &CreateArgs<'_>,
+        wanted: &Wanted,
+        cgroup: &Cgroup,
+    ) -> Result<(i32, Pinned, Channel, Option<OwnedFd>)> {
+        let resources = args
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().as_ref());
+        if let Some(resources) = resources {
+            cgroup.apply(resources)?;
+        }
+        device_filter::attach(cgroup.fd(), args.spec)?;
+        let (ours, theirs) = sync::pair()?;
+        let pid = match syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()))? {
+            syscalls::Forked::Child => {
+                drop(ours);
+                child::run(args, wanted, theirs)
+            }
+            syscalls::Forked::Parent(pid) => pid,
+        };
+        drop(theirs);
+        let ready = wanted
+            .write_maps(pid)
+            .and_then(|()| ours.send(sync::PROCEED))
+            .and_then(|()| ours.expect_ready());
+        let terminal = match ready {
+            Ok(terminal) => terminal,
+            Err(error) => {
+                syscalls::kill(pid);
+                return Err(error);
+            }
+        };
+        let pinned = Pinned::open(pid).inspect_err(|_| syscalls::kill(pid))?;
+        Ok((pid, pinned, ours, terminal))
+    }
+
+    /// Lets the command be executed. The error is execve's.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        let channel = self
+            .waiting
+            .take()
+            .ok_or_else(|| Error::invalid("the container was started before"))?;
+        channel.send(sync::GO)?;
+        channel.expect_exec()
+    }
+
+    /// Runs a further process.
+    pub(crate) fn exec(
+        &self,
+        process: &Process,
+        user: Option<&str>,
+        seccomp: Option<&[u8]>,
+        stdio: Stdio,
+    ) -> Result<(ProcessHandle, Option<OwnedFd>)> {
+        if self.waiting.is_some() {
+            return Err(Error::invalid("the container was not started yet"));
+        }
+        let spec = exec::ExecSpec {
+            process,
+            user,
+            seccomp,
+        };
+        let (pid, terminal) = exec::run(&spec, &self.pinned, self.cgroup.fd(), stdio)?;
+        Ok((ProcessHandle { pid }, terminal))
+    }
+
+    /// Pid of the first process in the guest.
+    pub(crate) fn init_pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Pids of all processes in the guest.
+    pub(crate) fn pids(&self) -> Result<Vec<i32>> {
+        self.cgroup.pids()
+    }
+
+    /// Sends a signal to every process. SIGKILL goes through the cgroup, so
+    /// that no fork can escape it.
+    pub(crate) fn signal_all(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGKILL {
+            return self.cgroup.kill();
+        }
+        for pid in self.pids()? {
+            syscalls::signal(pid, signal);
+        }
+        Ok(())
+    }
+
+    /// Freezes every process.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.cgroup.freeze(true)
+    }
+
+    /// Thaws them.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.cgroup.freeze(false)
+    }
+
+    /// Changes limits.
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<()> {
+        self.cgroup.apply(resources)
+    }
+
+    /// What it uses.
+    pub(crate) fn stats(&self) -> Result<Stats> {
+        stats::read(self.cgroup.path())
+    }
+
+    /// How often the kernel killed one of its processes for memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        stats::oom_kills(self.cgroup.path())
+    }
+
+    /// Kills what is left and removes the cgroup.
+    pub(crate) fn destroy(self) -> Result<()> {
+        drop(self.waiting);
+        self.cgroup.destroy()
+    }
+}
+
+/// Sends a signal to a child of the agent's that was not reaped yet; false
+/// when it is gone.
+pub(crate) fn send_signal(pid: i32, signal: i32) -> bool {
+    syscalls::signal(pid, signal)
+}
+
+/// What the guest kernel does not have.
+fn refuse(spec: &Spec) -> Result<()> {
+    let process = spec.process().as_ref();
+    let labelled = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
+    if labelled(process.and_then(|p| p.apparmor_profile().as_ref())) {
+        return Err(Error::invalid(
+            "the spec asks for AppArmor, which the guest kernel lacks",
+        ));
+    }
+    if labelled(process.and_then(|p| p.selinux_label().as_ref())) {
+        return Err(Error::invalid(
+            "the spec asks for SELinux, which the guest kernel lacks",
+        ));
+    }
+    if spec.linux().is_none() || process.is_none() {
+        return Err(Error::invalid(
+            "the spec has no `linux` or no `process` part",
+        ));
+    }
+    Ok(())
+}

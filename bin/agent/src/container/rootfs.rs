@@ -1,0 +1,341 @@
+//! The container's view of files: mounts beneath its root filesystem, then
+//! the root itself. Runs in the child.
+//!
+//! Every target is resolved with openat2(2) RESOLVE_IN_ROOT and then only
+//! used by descriptor, so an image's symlinks lead nowhere but into itself
+//! (the class of CVE-2021-30465, CVE-2025-31133).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use oci_spec::runtime::{Mount, Spec};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
+};
+
+use super::error::{Error, Result, Tried};
+use super::mount_options::{self, Attributes, Options};
+use super::{copyup, devices, syscalls};
+
+/// Mounts of one container at most.
+const MOUNT_LIMIT: usize = 1024;
+
+/// An open root filesystem.
+pub(super) struct Root {
+    fd: OwnedFd,
+}
+
+impl Root {
+    /// Makes the mount namespace private and the rootfs a mount of its own.
+    pub(super) fn enter(path: &Path) -> Result<Self> {
+        let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", propagation)
+            .tried(|| "make the mount namespace private".to_owned())?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+            .tried(|| "open the root filesystem".to_owned())?;
+        rustix::mount::move_mount(
+            tree.as_fd(),
+            "",
+            rustix::fs::CWD,
+            path,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .tried(|| "mount the root filesystem on itself".to_owned())?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .tried(|| "open the root filesystem".to_owned())?;
+        Ok(Self { fd })
+    }
+
+    /// Opens a path beneath the root.
+    pub(super) fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::openat2(
+            &self.fd,
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+    }
+
+    /// Opens a directory, making it and its parents where they are missing.
+    pub(super) fn make_dir(&self, path: &Path) -> Result<OwnedFd> {
+        let what = || format!("make the directory `{}`", path.display());
+        match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => {}
+            other => return other.tried(what),
+        }
+        let mut so_far = std::path::PathBuf::from("/");
+        for part in path.components() {
+            let Component::Normal(name) = part else {
+                continue;
+            };
+            let parent = self
+                .open(&so_far, OFlags::PATH | OFlags::DIRECTORY)
+                .tried(what)?;
+            match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error).tried(what),
+            }
+            so_far.push(name);
+        }
+        self.open(path, OFlags::PATH | OFlags::DIRECTORY)
+            .tried(what)
+    }
+
+    /// Opens a mount point for a file, making it where it is missing.
+    fn make_file(&self, path: &Path) -> Result<OwnedFd> {
+        let what = || format!("make the mount point `{}`", path.display());
+        match self.open(path, OFlags::PATH) {
+            Err(Errno::NOENT) => {}
+            other => return other.tried(what),
+        }
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::invalid("a mount on the root itself"))?;
+        let parent = self.make_dir(path.parent().unwrap_or(Path::new("/")))?;
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)).tried(what)?;
+        self.open(path, OFlags::PATH).tried(what)
+    }
+
+    /// Makes every mount of the spec, in order.
+    pub(super) fn mount_all(&self, spec: &Spec) -> Result<()> {
+        let mounts = spec.mounts().clone().unwrap_or_default();
+        if mounts.len() > MOUNT_LIMIT {
+            return Err(Error::invalid(format!(
+                "a container has more than {MOUNT_LIMIT} mounts"
+            )));
+        }
+        let mut devices = false;
+        for mount in &mounts {
+            self.mount(mount)?;
+            // A /dev of the container's own wants its nodes before anything
+            // is mounted below it.
+            let own = mount.typ().as_deref() == Some("tmpfs");
+            if own && mount.destination() == Path::new("/dev") {
+                devices::make(self, spec)?;
+                devices = true;
+            }
+        }
+        if !devices {
+            devices::make_missing(self, spec)?;
+        }
+        Ok(())
+    }
+
+    fn mount(&self, mount: &Mount) -> Result<()> {
+        let target = mount.destination();
+        let options = mount_options::parse(mount.options().as_deref().unwrap_or(&[]))?;
+        if options.idmap.is_some() {
+            return Err(Error::invalid(format!(
+                "the mount on `{}` asks for mapped ids, which is not supported yet",
+                target.display()
+            )));
+        }
+        let kind = mount.typ().as_deref().unwrap_or("none");
+        let (tree, place) = if options.bind.is_some() || kind == "bind" {
+            self.bind(mount, &options)?
+        } else {
+            self.filesystem(kind, mount, &options)?
+        };
+        let what = || format!("mount on `{}`", target.display());
+        // A fresh mount has its attributes from the start; a bind inherits.
+        if options.bind.is_some() || kind == "bind" {
+            set(tree.as_fd(), options.attributes, false).tried(what)?;
+        }
+        set(tree.as_fd(), options.recursive, true).tried(what)?;
+        rustix::mount::move_mount(
+            tree.as_fd(),
+            "",
+            place.as_fd(),
+            "",
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+        )
+        .tried(what)?;
+        for wanted in &options.propagation {
+            syscalls::mount_setattr(tree.as_fd(), 0, 0, wanted.kind, wanted.recursive)
+                .tried(what)?;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, mount: &Mount, options: &Options) -> Result<(OwnedFd, OwnedFd)> {
+        let target = mount.destination();
+        let source = mount
+            .source()
+            .as_ref()
+            .ok_or_else(|| Error::invalid(format!("`{}` has no source", target.display())))?;
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        if options.bind == Some(true) {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags)
+            .tried(|| format!("open the source of the mount on `{}`", target.display()))?;
+        let stat = rustix::fs::statat(&tree, "", AtFlags::EMPTY_PATH)
+            .tried(|| format!("look at the source of the mount on `{}`", target.display()))?;
+        let place = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            self.make_dir(target)?
+        } else {
+            self.make_file(target)?
+        };
+        Ok((tree, place))
+    }
+
+    fn filesystem(
+        &self,
+        kind: &str,
+        mount: &Mount,
+        options: &Options,
+    ) -> Result<(OwnedFd, OwnedFd)> {
+        let target = mount.destination();
+        // The guest has cgroup v2 only; `cgroup` is what specs call both.
+        let kind = if kind == "cgroup" { "cgroup2" } else { kind };
+        let known = [
+            "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "overlay", "ramfs",
+        ];
+        if !known.contains(&kind) {
+            return Err(Error::invalid(format!(
+                "the mount on `{}` is of the type `{kind}`, which a container cannot have; \
+                 one of {}",
+                target.display(),
+                known.join(", ")
+            )));
+        }
+        let place = self.make_dir(target)?;
+        let what = || format!("mount a {kind} for `{}`", target.display());
+        let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).tried(what)?;
+        if let Some(source) = mount.source() {
+            let _ = rustix::mount::fsconfig_set_string(context.as_fd(), "source", source);
+        }
+        for (key, value) in &options.data {
+            let set = match value {
+                Some(value) => rustix::mount::fsconfig_set_string(
+                    context.as_fd(),
+                    key.as_str(),
+                    value.as_str(),
+                ),
+                None => rustix::mount::fsconfig_set_flag(context.as_fd(), key.as_str()),
+            };
+            set.tried(|| {
+                format!(
+                    "set the option `{key}` of the mount on `{}`",
+                    target.display()
+                )
+            })?;
+        }
+        rustix::mount::fsconfig_create(context.as_fd()).tried(what)?;
+        let attributes = MountAttrFlags::from_bits_retain(options.attributes.set as _);
+        let tree =
+            rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+                .tried(what)?;
+        if options.copy_up && matches!(kind, "tmpfs" | "ramfs") {
+            copyup::fill(place.as_fd(), tree.as_fd())?;
+        }
+        Ok((tree, place))
+    }
+
+    /// Covers paths that tell too much: files with /dev/null, directories
+    /// with an empty tmpfs.
+    pub(super) fn mask(&self, path: &Path) -> Result<()> {
+        let place = match self.open(path, OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other.tried(|| format!("mask `{}`", path.display()))?,
+        };
+        let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH)
+            .tried(|| format!("mask `{}`", path.display()))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let empty = fresh_tmpfs().tried(|| format!("mask `{}`", path.display()))?;
+            return attach(empty.as_fd(), place.as_fd(), path);
+        }
+        let null = clone_tree(Path::new("/dev/null"), false)
+            .tried(|| format!("mask `{}`", path.display()))?;
+        attach(null.as_fd(), place.as_fd(), path)
+    }
+
+    /// Makes what is at a path read-only.
+    pub(super) fn make_read_only(&self, path: &Path) -> Result<()> {
+        let what = || format!("make `{}` read-only", path.display());
+        let place = match self.open(path, OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other.tried(what)?,
+        };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let tree = rustix::mount::open_tree(place.as_fd(), "", flags).tried(what)?;
+        syscalls::mount_setattr(tree.as_fd(), mount_options::RDONLY, 0, 0, true).tried(what)?;
+        attach(tree.as_fd(), place.as_fd(), path)
+    }
+
+    /// Makes the root filesystem the root, and the old one unreachable.
+    /// pivot_root(2) with both on the same place needs no directory to put
+    /// the old root.
+    pub(super) fn pivot(&self, propagation: Option<&str>, read_only: bool) -> Result<()> {
+        rustix::process::fchdir(&self.fd).tried(|| "enter the root filesystem".to_owned())?;
+        rustix::process::pivot_root(".", ".").tried(|| "change the root".to_owned())?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH)
+            .tried(|| "let go of the old root".to_owned())?;
+        rustix::process::chdir("/").tried(|| "enter the new root".to_owned())?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open("/", flags, Mode::empty()).tried(|| "open the new root".to_owned())?;
+        if let Some(text) = propagation.filter(|text| !text.is_empty()) {
+            let wanted = mount_options::propagation(text)
+                .ok_or_else(|| Error::invalid(format!("`{text}` is no mount propagation")))?;
+            syscalls::mount_setattr(root.as_fd(), 0, 0, wanted.kind, wanted.recursive)
+                .tried(|| format!("make the root {text}"))?;
+        }
+        if read_only {
+            syscalls::mount_setattr(root.as_fd(), mount_options::RDONLY, 0, 0, false)
+                .tried(|| "make the root read-only".to_owned())?;
+        }
+        Ok(())
+    }
+}
+
+fn set(tree: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> std::io::Result<()> {
+    if attributes.is_empty() {
+        return Ok(());
+    }
+    syscalls::mount_setattr(tree, attributes.set, attributes.clear, 0, recursive)
+}
+
+/// A detached copy of what is mounted at a path of the agent's.
+pub(super) fn clone_tree(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+}
+
+fn fresh_tmpfs() -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "mode", "0755")?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
+}
+
+/// Mounts a detached tree on an open place.
+pub(super) fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    rustix::mount::move_mount(
+        tree,
+        "",
+        place,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .tried(|| format!("mount on `{}`", path.display()))
+}

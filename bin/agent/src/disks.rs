@@ -1,0 +1,267 @@
+//! Disks the host attached, and root filesystems made of them.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bulkhead_protocol::agent::{BlockRef, Rootfs};
+use rustix::fs::Mode;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink};
+use tokio::io::unix::AsyncFd;
+
+/// Layers of a root filesystem at most; overlayfs itself takes 500.
+const LAYER_LIMIT: usize = 500;
+
+/// How long a disk may take to show up.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where root filesystems are put together: `ROOTFS_DIR/<container>/…`.
+const ROOTFS_DIR: &str = "/run/rootfs";
+
+/// Why a root filesystem could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the disk `{0}` did not appear in the guest")]
+    Missing(String),
+    #[error("a root filesystem needs between 1 and {LAYER_LIMIT} layers, not {0}")]
+    Layers(usize),
+    #[error("`{what}` could not be mounted")]
+    Mount {
+        what: String,
+        #[source]
+        source: rustix::io::Errno,
+    },
+    #[error("the kernel's device events could not be read")]
+    Events(#[source] io::Error),
+    #[error("`{path}` could not be made")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The kernel's uevents: something about a device changed.
+#[derive(Debug)]
+pub(crate) struct DeviceEvents {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl DeviceEvents {
+    /// Starts listening. Look for the device after this, then wait.
+    #[expect(
+        deprecated,
+        reason = "an OwnedFd keeps its descriptor, which is all `register` asks for"
+    )]
+    pub(crate) fn watch() -> io::Result<Self> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            Some(netlink::KOBJECT_UEVENT),
+        )?;
+        // Group 1 carries the kernel's own events.
+        rustix::net::bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
+        Ok(Self {
+            socket: AsyncFd::new(socket)?,
+        })
+    }
+
+    /// Waits for the next event, whatever it is about.
+    pub(crate) async fn next(&self) -> io::Result<()> {
+        let mut buffer = [0u8; 8192];
+        loop {
+            let mut ready = self.socket.readable().await?;
+            match ready.try_io(|fd| {
+                Ok(rustix::net::recv(
+                    fd.get_ref(),
+                    &mut buffer[..],
+                    RecvFlags::empty(),
+                )?)
+            }) {
+                Ok(result) => return result.map(|_| ()),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// A root filesystem; `destroy` takes it apart.
+#[derive(Debug)]
+pub(crate) struct Assembled {
+    /// The mount containers enter.
+    pub(crate) root: PathBuf,
+    /// Mounts made, in order.
+    mounts: Vec<PathBuf>,
+    dir: PathBuf,
+}
+
+impl Assembled {
+    /// Puts together the root filesystem of `container` (a checked name).
+    pub(crate) async fn new(container: &str, rootfs: &Rootfs) -> Result<Self, Error> {
+        let dir = Path::new(ROOTFS_DIR).join(container);
+        let mut assembled = Self {
+            root: dir.join("root"),
+            mounts: Vec::new(),
+            dir: dir.clone(),
+        };
+        make_dir(&assembled.root)?;
+        let built = if rootfs.share.is_empty() {
+            assembled.overlay(rootfs).await
+        } else {
+            let root = assembled.root.clone();
+            assembled.mount(&rootfs.share, &root, "virtiofs", MountFlags::empty(), "")
+        };
+        match built {
+            Ok(()) => Ok(assembled),
+            Err(error) => {
+                assembled.destroy();
+                Err(error)
+            }
+        }
+    }
+
+    async fn overlay(&mut self, rootfs: &Rootfs) -> Result<(), Error> {
+        let count = rootfs.layers.len();
+        if !(1..=LAYER_LIMIT).contains(&count) {
+            return Err(Error::Layers(count));
+        }
+        for (index, layer) in rootfs.layers.iter().enumerate() {
+            let device = find(layer).await?;
+            let target = self.dir.join(index.to_string());
+            make_dir(&target)?;
+            self.mount(&device, &target, "erofs", MountFlags::RDONLY, "")?;
+        }
+        let writable = self.dir.join("w");
+        make_dir(&writable)?;
+        self.mount_writable(rootfs, &writable).await?;
+        make_dir(&writable.join("up"))?;
+        make_dir(&writable.join("work"))?;
+        // Names relative to the working directory keep 500 layers within the
+        // one page mount(2) takes; the topmost layer comes first.
+        let lower: Vec<String> = (0..count).rev().map(|index| index.to_string()).collect();
+        let data = format!(
+            "lowerdir={},upperdir=w/up,workdir=w/work,volatile",
+            lower.join(":")
+        );
+        rustix::process::chdir(&self.dir).map_err(|source| Error::Mount {
+            what: "overlay".into(),
+            source,
+        })?;
+        let root = self.root.clone();
+        let mounted = self.mount("overlay", &root, "overlay", MountFlags::empty(), &data);
+        let _ = rustix::process::chdir("/");
+        mounted
+    }
+
+    async fn mount_writable(&mut self, rootfs: &Rootfs, target: &Path) -> Result<(), Error> {
+        match rootfs.writable.as_ref() {
+            Some(disk) => {
+                let device = find(disk).await?;
+                self.mount(
+                    &device,
+                    target,
+                    "ext4",
+                    MountFlags::NOATIME,
+                    "discard,nobarrier",
+                )
+            }
+            None => {
+                let data = format!("mode=0755,size={}", rootfs.writable_bytes);
+                self.mount("tmpfs", target, "tmpfs", MountFlags::empty(), &data)
+            }
+        }
+    }
+
+    fn mount(
+        &mut self,
+        source: &str,
+        target: &Path,
+        kind: &str,
+        flags: MountFlags,
+        data: &str,
+    ) -> Result<(), Error> {
+        let options = CString::new(data).expect("mount options are made of numbers and words");
+        rustix::mount::mount(source, target, kind, flags, Some(options.as_c_str())).map_err(
+            |error| Error::Mount {
+                what: format!("{kind} {source}"),
+                source: error,
+            },
+        )?;
+        self.mounts.push(target.to_owned());
+        Ok(())
+    }
+
+    /// Bytes used and bytes in all of the writable layer.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        rustix::fs::statvfs(&self.root).map_or((0, 0), |stat| {
+            let size = stat.f_blocks * stat.f_frsize;
+            (size - stat.f_bfree * stat.f_frsize, size)
+        })
+    }
+
+    /// Unmounts and removes everything.
+    pub(crate) fn destroy(self) {
+        for mount in self.mounts.iter().rev() {
+            // Detached: a process that is still dying may hold it.
+            let _ = rustix::mount::unmount(mount, UnmountFlags::DETACH);
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Mounts the virtiofs device `tag` at `target`.
+pub(crate) fn mount_share(tag: &str, target: &Path) -> Result<(), Error> {
+    make_dir(target)?;
+    rustix::mount::mount(tag, target, "virtiofs", MountFlags::empty(), None).map_err(|source| {
+        Error::Mount {
+            what: format!("virtiofs {tag}"),
+            source,
+        }
+    })
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(Mode::from_raw_mode(0o755).as_raw_mode())
+        .create(path)
+        .map_err(|source| Error::Directory {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+async fn find(disk: &BlockRef) -> Result<String, Error> {
+    let events = DeviceEvents::watch().map_err(Error::Events)?;
+    let wait = async {
+        loop {
+            if let Some(device) = look(disk) {
+                return Ok(device);
+            }
+            events.next().await.map_err(Error::Events)?;
+        }
+    };
+    let outcome = tokio::time::timeout(ARRIVAL_TIMEOUT, wait).await;
+    outcome.unwrap_or_else(|_| Err(Error::Missing(disk.serial.clone())))
+}
+
+fn look(disk: &BlockRef) -> Option<String> {
+    for entry in std::fs::read_dir("/sys/block").ok()?.flatten() {
+        let serial = std::fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+        if serial.trim_end() != disk.serial {
+            continue;
+        }
+        let mut device = entry.file_name().to_string_lossy().into_owned();
+        if disk.partition != 0 {
+            device.push_str(&disk.partition.to_string());
+        }
+        let path = format!("/dev/{device}");
+        return Path::new(&path).exists().then_some(path);
+    }
+    None
+}

@@ -1,0 +1,255 @@
+//! Interfaces, addresses and routes, as the host says. rtnetlink(7).
+
+use std::net::IpAddr;
+
+use bulkhead_protocol::agent::{ConfigureSandboxRequest, Interface, InterfaceStats, Route};
+use futures::TryStreamExt;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+/// Interfaces, addresses or routes in one request at most.
+const ITEM_LIMIT: usize = 256;
+
+/// Why the network could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("a netlink socket could not be had")]
+    Socket(#[source] std::io::Error),
+    #[error("the kernel refused: {what}")]
+    Refused {
+        what: String,
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+    #[error("no interface has the hardware address `{0}`")]
+    NoInterface(String),
+    #[error("`{0}` is not an address with a prefix length")]
+    Address(String),
+    #[error("more than {ITEM_LIMIT} interfaces, addresses or routes")]
+    TooMany,
+}
+
+fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Refused {
+        what,
+        source: Box::new(source),
+    }
+}
+
+/// Configures everything in the request, loopback included.
+pub(crate) async fn configure(request: &ConfigureSandboxRequest) -> Result<(), Error> {
+    let addresses: usize = request.interfaces.iter().map(|i| i.addresses.len()).sum();
+    if request
+        .interfaces
+        .len()
+        .max(request.routes.len())
+        .max(addresses)
+        > ITEM_LIMIT
+    {
+        return Err(Error::TooMany);
+    }
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+    let driver = tokio::spawn(connection);
+    let outcome = apply(&handle, request).await;
+    driver.abort();
+    outcome
+}
+
+async fn apply(handle: &Handle, request: &ConfigureSandboxRequest) -> Result<(), Error> {
+    let links: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(refused("list interfaces"))?;
+    up(handle, 1, None, None).await?;
+    let mut indexes = Vec::new();
+    for interface in &request.interfaces {
+        indexes.push((
+            interface.name.as_str(),
+            set_up(handle, &links, interface).await?,
+        ));
+    }
+    for route in &request.routes {
+        let index = indexes
+            .iter()
+            .find(|(name, _)| *name == route.interface)
+            .map(|(_, i)| *i);
+        let index = index.ok_or_else(|| Error::NoInterface(route.interface.clone()))?;
+        add_route(handle, route, index).await?;
+    }
+    Ok(())
+}
+
+async fn set_up(handle: &Handle, links: &[LinkMessage], wanted: &Interface) -> Result<u32, Error> {
+    let index = links
+        .iter()
+        .find(|link| mac_of(link).as_deref() == Some(wanted.mac.as_str()))
+        .map(|link| link.header.index)
+        .ok_or_else(|| Error::NoInterface(wanted.mac.clone()))?;
+    up(handle, index, Some(&wanted.name), Some(wanted.mtu)).await?;
+    for text in &wanted.addresses {
+        let (address, prefix) = parse_prefix(text)?;
+        handle
+            .address()
+            .add(index, address, prefix)
+            .execute()
+            .await
+            .map_err(refused(format!("add the address {text}")))?;
+    }
+    Ok(index)
+}
+
+async fn up(
+    handle: &Handle,
+    index: u32,
+    name: Option<&str>,
+    mtu: Option<u32>,
+) -> Result<(), Error> {
+    let mut change = LinkUnspec::new_with_index(index);
+    if let Some(name) = name {
+        change = change.name(name.to_owned());
+    }
+    if let Some(mtu) = mtu.filter(|mtu| *mtu > 0) {
+        change = change.mtu(mtu);
+    }
+    // A rename needs the interface down, so it comes before the `up`.
+    handle
+        .link()
+        .set(change.build())
+        .execute()
+        .await
+        .map_err(refused("change an interface"))?;
+    let up = LinkUnspec::new_with_index(index).up().build();
+    handle
+        .link()
+        .set(up)
+        .execute()
+        .await
+        .map_err(refused("bring an interface up"))
+}
+
+async fn add_route(handle: &Handle, route: &Route, index: u32) -> Result<(), Error> {
+    let gateway = parse_gateway(&route.gateway)?;
+    let destination = match route.destination.as_str() {
+        "" => None,
+        text => Some(parse_prefix(text)?),
+    };
+    let v6 = gateway
+        .or(destination.map(|(a, _)| a))
+        .is_some_and(|address| address.is_ipv6());
+    let message = if v6 {
+        let mut builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new().output_interface(index);
+        if let Some((IpAddr::V6(address), prefix)) = destination {
+            builder = builder.destination_prefix(address, prefix);
+        }
+        if let Some(IpAddr::V6(address)) = gateway {
+            builder = builder.gateway(address);
+        }
+        builder.build()
+    } else {
+        let mut builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new().output_interface(index);
+        if let Some((IpAddr::V4(address), prefix)) = destination {
+            builder = builder.destination_prefix(address, prefix);
+        }
+        if let Some(IpAddr::V4(address)) = gateway {
+            builder = builder.gateway(address);
+        }
+        builder.build()
+    };
+    handle
+        .route()
+        .add(message)
+        .execute()
+        .await
+        .map_err(refused(format!("add the route to `{}`", route.destination)))
+}
+
+fn parse_gateway(text: &str) -> Result<Option<IpAddr>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|_| Error::Address(text.to_owned()))
+}
+
+fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Error> {
+    let wrong = || Error::Address(text.to_owned());
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+    let longest = if address.is_ipv6() { 128 } else { 32 };
+    if prefix > longest {
+        Err(wrong())
+    } else {
+        Ok((address, prefix))
+    }
+}
+
+fn mac_of(link: &LinkMessage) -> Option<String> {
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Address(bytes) if bytes.len() == 6 => Some(
+                bytes
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect::<Vec<_>>()
+                    .join(":"),
+            ),
+            _ => None,
+        })
+}
+
+/// Counters of every interface but loopback. proc_pid_net(5), `dev`.
+pub(crate) fn stats() -> Vec<InterfaceStats> {
+    parse_stats(&std::fs::read_to_string("/proc/net/dev").unwrap_or_default())
+}
+
+fn parse_stats(text: &str) -> Vec<InterfaceStats> {
+    let lines = text.lines().skip(2).filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(name, _)| name.trim() != "lo")
+        .map(|(name, counters)| {
+            let counters: Vec<u64> = counters
+                .split_whitespace()
+                .map(|n| n.parse().unwrap_or(0))
+                .collect();
+            let at = |index: usize| counters.get(index).copied().unwrap_or(0);
+            InterfaceStats {
+                name: name.trim().to_owned(),
+                rx_bytes: at(0),
+                rx_packets: at(1),
+                tx_bytes: at(8),
+                tx_packets: at(9),
+                ..Default::default()
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_need_a_fitting_prefix() {
+        assert_eq!(parse_prefix("10.0.2.15/24").unwrap().1, 24);
+        assert!(parse_prefix("fe80::1/64").is_ok());
+        for wrong in ["10.0.2.15", "10.0.2.15/33", "x/8", "fe80::1/129", "/8"] {
+            assert!(parse_prefix(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn counters_are_read_and_loopback_is_not() {
+        let text = "h\nh\n    lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n  \
+                    eth0: 100 5 0 0 0 0 0 0 200 6 0 0 0 0 0 0\n";
+        let stats = parse_stats(text);
+        assert_eq!(stats.len(), 1);
+        assert_eq!((stats[0].rx_bytes, stats[0].tx_packets), (100, 6));
+    }
+}

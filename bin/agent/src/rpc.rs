@@ -1,0 +1,536 @@
+//! The `Agent` service: what the host asks, checked and passed on.
+
+mod convert;
+mod failure;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bulkhead_protocol::agent::{self, Empty};
+use bulkhead_protocol::agent_ttrpc;
+use bulkhead_protocol::mux::Stream;
+use bulkhead_protocol::stream::{Header, Kind};
+use bulkhead_protocol::{VERSION, name};
+use oci_spec::runtime::Spec;
+use ttrpc::r#async::TtrpcContext;
+
+use crate::container::{self, Container, CreateArgs};
+use crate::disks::{self, Assembled};
+use crate::process::{Ends, HostStreams, Process};
+use crate::reaper::Reaper;
+use crate::sandbox_files;
+use crate::streams::Streams;
+use failure::{Failure, failed};
+
+/// Containers in a sandbox at most.
+const CONTAINER_LIMIT: usize = 512;
+
+/// Processes of one container that the host may have started at once.
+const PROCESS_LIMIT: usize = 1024;
+
+/// Where volumes are mounted in the guest.
+const VOLUMES_DIR: &str = "/run/volumes";
+
+/// Serves the control connection until it ends.
+pub(crate) async fn serve(stream: Stream, service: AgentService) {
+    let connection = futures::stream::once(async move { Ok(stream) });
+    let listener = ttrpc::r#async::transport::Listener::new(connection);
+    let mut server = ttrpc::r#async::Server::new()
+        .add_listener(listener)
+        .register_service(agent_ttrpc::create_agent(Arc::new(service)));
+    if let Err(error) = server.start().await {
+        crate::init::log(&format!("agent: the control connection failed: {error}"));
+        return;
+    }
+    // The server's tasks do the work; it has to stay alive for them.
+    std::future::pending::<()>().await;
+}
+
+/// The service's state. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AgentService {
+    started_ns: u64,
+    reaper: Reaper,
+    streams: Streams,
+    // Held for map operations and the container's own system calls, never
+    // across an await.
+    containers: Arc<Mutex<HashMap<String, Entry>>>,
+}
+
+struct Entry {
+    container: Container,
+    rootfs: Assembled,
+    volumes: Vec<PathBuf>,
+    processes: HashMap<String, Process>,
+}
+
+impl AgentService {
+    pub(crate) fn new(started_ns: u64, reaper: Reaper, streams: Streams) -> Self {
+        Self {
+            started_ns,
+            reaper,
+            streams,
+            containers: Arc::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(
+        &self,
+        id: &str,
+        work: impl FnOnce(&mut Entry) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut containers = self.lock();
+        let entry = containers
+            .get_mut(id)
+            .ok_or_else(|| Failure::no_container(id))?;
+        work(entry)
+    }
+
+    fn process(&self, id: &str, exec: &str) -> Result<Process, Failure> {
+        self.with(id, |entry| {
+            entry
+                .processes
+                .get(exec)
+                .cloned()
+                .ok_or_else(|| Failure::no_process(id, exec))
+        })
+    }
+
+    async fn host_streams(
+        &self,
+        container: &str,
+        exec: &str,
+        stdio: &agent::Stdio,
+    ) -> Result<HostStreams, Failure> {
+        let take = async |wanted: bool, kind: Kind| {
+            if !wanted {
+                return Ok(None);
+            }
+            let header = Header {
+                kind,
+                container: container.to_owned(),
+                exec: exec.to_owned(),
+            };
+            let stream = self.streams.take(&header).await;
+            stream
+                .map(Some)
+                .ok_or_else(|| Failure::internal("a stdio stream never arrived"))
+        };
+        Ok(HostStreams {
+            stdin: take(stdio.stdin, Kind::Stdin).await?,
+            stdout: take(stdio.stdout, Kind::Stdout).await?,
+            stderr: take(stdio.stderr && !stdio.terminal, Kind::Stderr).await?,
+        })
+    }
+
+    async fn create(
+        &self,
+        request: agent::CreateContainerRequest,
+    ) -> Result<agent::ProcessResponse, Failure> {
+        let id = request.container_id.clone();
+        name::check(&id).map_err(Failure::invalid)?;
+        {
+            let containers = self.lock();
+            if containers.contains_key(&id) {
+                return Err(Failure::exists(&id));
+            }
+            if containers.len() >= CONTAINER_LIMIT {
+                return Err(Failure::internal("the sandbox holds too many containers"));
+            }
+        }
+        let start = Instant::now();
+        let stdio = request.stdio.get_or_default();
+        let streams = self.host_streams(&id, "", stdio).await?;
+        let mut spec: Spec = serde_json::from_slice(&request.spec).map_err(Failure::invalid)?;
+        let rootfs = Assembled::new(&id, request.rootfs.get_or_default())
+            .await
+            .map_err(Failure::invalid)?;
+        let mut undo = Undo {
+            rootfs: Some(rootfs),
+            volumes: Vec::new(),
+        };
+        mount_volumes(&request.volumes, &mut spec, &mut undo)?;
+        sandbox_files::add_mounts(&mut spec);
+        let mounted = start.elapsed();
+        let (container, ends) = self.fork(&request, &spec, stdio, &undo)?;
+        let pid = container.init_pid();
+        let process = Process::new(pid, self.reaper.watch(pid), ends, streams)
+            .map_err(Failure::internal_from)?;
+        let rootfs = undo.rootfs.take().expect("set above and taken only here");
+        let entry = Entry {
+            container,
+            rootfs,
+            volumes: std::mem::take(&mut undo.volumes),
+            processes: HashMap::from([(String::new(), process)]),
+        };
+        self.lock().insert(id, entry);
+        Ok(convert::process(
+            pid,
+            &[
+                ("mounts", mounted),
+                ("container", start.elapsed() - mounted),
+            ],
+        ))
+    }
+
+    fn fork(
+        &self,
+        request: &agent::CreateContainerRequest,
+        spec: &Spec,
+        stdio: &agent::Stdio,
+        undo: &Undo,
+    ) -> Result<(Container, Ends), Failure> {
+        let (child, mut ends) = convert::stdio(stdio).map_err(Failure::internal_from)?;
+        let rootfs = undo.rootfs.as_ref().expect("assembled before the fork");
+        let args = CreateArgs {
+            id: &request.container_id,
+            spec,
+            rootfs: &rootfs.root,
+            user: (!request.user.is_empty()).then_some(request.user.as_str()),
+            seccomp: (!request.seccomp.is_empty()).then_some(request.seccomp.as_slice()),
+            stdio: child,
+        };
+        let (container, terminal) = Container::create(args).map_err(Failure::container)?;
+        set_size(&terminal, stdio);
+        ends.terminal = terminal;
+        Ok((container, ends))
+    }
+
+    async fn run_exec(
+        &self,
+        request: agent::ExecRequest,
+    ) -> Result<agent::ProcessResponse, Failure> {
+        let (id, exec) = (request.container_id.as_str(), request.exec_id.as_str());
+        name::check(exec).map_err(Failure::invalid)?;
+        let stdio = request.stdio.get_or_default();
+        let process = serde_json::from_slice(&request.process).map_err(Failure::invalid)?;
+        let streams = self.host_streams(id, exec, stdio).await?;
+        let start = Instant::now();
+        self.with(id, |entry| {
+            entry
+                .processes
+                .retain(|name, process| name.is_empty() || !process.has_ended());
+            if entry.processes.contains_key(exec) {
+                return Err(Failure::exists(exec));
+            }
+            if entry.processes.len() >= PROCESS_LIMIT {
+                return Err(Failure::internal(
+                    "the container has too many processes running",
+                ));
+            }
+            let (child, mut ends) = convert::stdio(stdio).map_err(Failure::internal_from)?;
+            let user = (!request.user.is_empty()).then_some(request.user.as_str());
+            let seccomp = (!request.seccomp.is_empty()).then_some(request.seccomp.as_slice());
+            let (handle, terminal) = entry
+                .container
+                .exec(&process, user, seccomp, child)
+                .map_err(Failure::container)?;
+            set_size(&terminal, stdio);
+            ends.terminal = terminal;
+            let exit = self.reaper.watch(handle.pid);
+            let started =
+                Process::new(handle.pid, exit, ends, streams).map_err(Failure::internal_from)?;
+            entry.processes.insert(exec.to_owned(), started);
+            Ok(convert::process(handle.pid, &[("exec", start.elapsed())]))
+        })
+    }
+
+    fn signal_one(&self, request: &agent::SignalRequest) -> Result<Empty, Failure> {
+        let signal = i32::try_from(request.signal)
+            .ok()
+            .filter(|number| (1..=64).contains(number));
+        let Some(signal) = signal else {
+            return Err(Failure::invalid_text(format!(
+                "no signal {}",
+                request.signal
+            )));
+        };
+        if request.all {
+            return self.with(&request.container_id, |entry| {
+                entry
+                    .container
+                    .signal_all(signal)
+                    .map_err(Failure::container)?;
+                Ok(Empty::new())
+            });
+        }
+        let process = self.process(&request.container_id, &request.exec_id)?;
+        if process.has_ended() || !container::send_signal(process.pid, signal) {
+            return Err(Failure::no_process(&request.container_id, &request.exec_id));
+        }
+        Ok(Empty::new())
+    }
+
+    fn remove(&self, id: &str) -> Result<Empty, Failure> {
+        let entry = self
+            .lock()
+            .remove(id)
+            .ok_or_else(|| Failure::no_container(id))?;
+        let outcome = entry.container.destroy().map_err(Failure::container);
+        unmount(&entry.volumes);
+        entry.rootfs.destroy();
+        outcome.map(|()| Empty::new())
+    }
+}
+
+fn set_size(terminal: &Option<OwnedFd>, stdio: &agent::Stdio) {
+    if let (Some(terminal), Some((rows, columns))) = (terminal, crate::process::size(stdio)) {
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let _ = rustix::termios::tcsetwinsize(terminal, size);
+    }
+}
+
+/// What a failed creation takes back.
+struct Undo {
+    rootfs: Option<Assembled>,
+    volumes: Vec<PathBuf>,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        unmount(&self.volumes);
+        if let Some(rootfs) = self.rootfs.take() {
+            rootfs.destroy();
+        }
+    }
+}
+
+fn unmount(volumes: &[PathBuf]) {
+    for volume in volumes.iter().rev() {
+        let _ = rustix::mount::unmount(volume, rustix::mount::UnmountFlags::DETACH);
+        let _ = std::fs::remove_dir(volume);
+    }
+}
+
+fn mount_volumes(
+    volumes: &[agent::Volume],
+    spec: &mut Spec,
+    undo: &mut Undo,
+) -> Result<(), Failure> {
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for volume in volumes {
+        name::check(&volume.tag).map_err(Failure::invalid)?;
+        let at = PathBuf::from(VOLUMES_DIR).join(&volume.tag);
+        disks::mount_share(&volume.tag, &at).map_err(Failure::invalid)?;
+        undo.volumes.push(at.clone());
+        let source = if volume.file.is_empty() {
+            at
+        } else {
+            name::check(&volume.file).map_err(Failure::invalid)?;
+            at.join(&volume.file)
+        };
+        let mut options: Vec<&str> = volume.options.iter().map(String::as_str).collect();
+        options.extend(["rbind", if volume.read_only { "ro" } else { "rw" }]);
+        mounts.push(sandbox_files::bind(
+            &source,
+            volume.target.as_ref(),
+            &options,
+        ));
+    }
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+#[async_trait]
+impl agent_ttrpc::Agent for AgentService {
+    async fn hello(
+        &self,
+        _: &TtrpcContext,
+        request: agent::HelloRequest,
+    ) -> ttrpc::Result<agent::HelloResponse> {
+        if request.major != VERSION.0 {
+            return failed(Failure::version(request.major));
+        }
+        convert::set_clock(request.realtime_ns);
+        Ok(convert::hello(self.started_ns))
+    }
+
+    async fn configure_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ConfigureSandboxRequest,
+    ) -> ttrpc::Result<Empty> {
+        let work = async {
+            rustix::system::sethostname(request.hostname.as_bytes())
+                .map_err(Failure::internal_from)?;
+            sandbox_files::write(&request).map_err(Failure::internal_from)?;
+            crate::network::configure(&request)
+                .await
+                .map_err(Failure::invalid)
+        };
+        work.await.map(|()| Empty::new()).or_else(failed)
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: agent::CreateContainerRequest,
+    ) -> ttrpc::Result<agent::ProcessResponse> {
+        self.create(request).await.or_else(failed)
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.with(&request.container_id, |entry| {
+            entry.container.start().map_err(Failure::container)?;
+            Ok(Empty::new())
+        })
+        .or_else(failed)
+    }
+
+    async fn exec(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ExecRequest,
+    ) -> ttrpc::Result<agent::ProcessResponse> {
+        self.run_exec(request).await.or_else(failed)
+    }
+
+    async fn wait(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ProcessRequest,
+    ) -> ttrpc::Result<agent::WaitResponse> {
+        let process = match self.process(&request.container_id, &request.exec_id) {
+            Ok(process) => process,
+            Err(failure) => return failed(failure),
+        };
+        let exit = process.wait().await;
+        let oom_killed = exit.signal == 9
+            && self
+                .with(&request.container_id, |entry| {
+                    Ok(entry.container.oom_kills() > 0)
+                })
+                .unwrap_or(false);
+        Ok(agent::WaitResponse {
+            status: exit.status,
+            signal: exit.signal,
+            oom_killed,
+            ..Default::default()
+        })
+    }
+
+    async fn signal(
+        &self,
+        _: &TtrpcContext,
+        request: agent::SignalRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.signal_one(&request).or_else(failed)
+    }
+
+    async fn resize_terminal(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ResizeTerminalRequest,
+    ) -> ttrpc::Result<Empty> {
+        let resize = || {
+            let process = self.process(&request.container_id, &request.exec_id)?;
+            let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+            process
+                .resize(clamp(request.rows), clamp(request.columns))
+                .map_err(Failure::internal_from)?;
+            Ok(Empty::new())
+        };
+        resize().or_else(failed)
+    }
+
+    async fn pause(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.with(&request.container_id, |entry| {
+            entry.container.pause().map_err(Failure::container)?;
+            Ok(Empty::new())
+        })
+        .or_else(failed)
+    }
+
+    async fn resume(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.with(&request.container_id, |entry| {
+            entry.container.resume().map_err(Failure::container)?;
+            Ok(Empty::new())
+        })
+        .or_else(failed)
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: agent::UpdateRequest,
+    ) -> ttrpc::Result<Empty> {
+        let update = || {
+            let resources = serde_json::from_slice(&request.resources).map_err(Failure::invalid)?;
+            self.with(&request.container_id, |entry| {
+                entry
+                    .container
+                    .update(&resources)
+                    .map_err(Failure::container)?;
+                Ok(Empty::new())
+            })
+        };
+        update().or_else(failed)
+    }
+
+    async fn stats(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<agent::StatsResponse> {
+        self.with(&request.container_id, |entry| {
+            let stats = entry.container.stats().map_err(Failure::container)?;
+            Ok(convert::stats(&stats, entry.rootfs.usage()))
+        })
+        .or_else(failed)
+    }
+
+    async fn pids(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<agent::PidsResponse> {
+        self.with(&request.container_id, |entry| {
+            let pids = entry.container.pids().map_err(Failure::container)?;
+            let pids = pids.into_iter().map(i32::unsigned_abs).collect();
+            Ok(agent::PidsResponse {
+                pids,
+                ..Default::default()
+            })
+        })
+        .or_else(failed)
+    }
+
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.remove(&request.container_id).or_else(failed)
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
+        crate::init::power_off()
+    }
+}
