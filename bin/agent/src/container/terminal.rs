@@ -1,95 +1,49 @@
-//! A process's standard streams: pipes, or a terminal of the container.
+//! A pty in the container's own devpts. Runs in the child, inside the new
+//! root.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Process;
-use rustix::fs::{Gid, OFlags, Uid, fchown};
-use rustix::pty::{ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::pty::OpenptFlags;
 
-use super::error::{During, Error};
-use super::rootfs::Root;
-use super::syscalls::{put_at, terminal_peer};
+use super::error::{Result, Tried};
+use super::{rootfs, syscalls};
 
-/// A terminal of the container's devpts.
-#[derive(Debug)]
-pub(super) struct Terminal {
-    /// The agent's side.
-    pub(super) master: OwnedFd,
-    peer: OwnedFd,
-    /// `/dev/pts/<number>`.
-    pub(super) number: u32,
+/// Makes a pty; gives its master and its slave.
+pub(super) fn open(uid: u32) -> Result<(OwnedFd, OwnedFd)> {
+    let what = || "make a terminal".to_owned();
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty()).tried(what)?;
+    rustix::pty::unlockpt(&master).tried(what)?;
+    // By descriptor: the container's /dev/pts may be covered by an image's.
+    let open = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, open).tried(what)?;
+    // The group of the mount (5, tty) stays.
+    rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None::<Gid>).tried(what)?;
+    Ok((master, slave))
 }
 
-impl Terminal {
-    /// Opens a new one in the devpts mounted below the root.
-    pub(super) fn open(root: &Root, process: &Process) -> Result<Self, Error> {
-        let make = || {
-            let flags = OFlags::RDWR | OFlags::NOCTTY;
-            let master = root.find(Path::new("/dev/pts/ptmx"), flags)?;
-            unlockpt(&master)?;
-            let name = ptsname(&master, Vec::new())?;
-            let number = name
-                .to_str()
-                .ok()
-                .and_then(|name| name.rsplit('/').next()?.parse().ok());
-            let number = number.ok_or(io::ErrorKind::InvalidData)?;
-            let peer = terminal_peer(master.as_fd())?;
-            if let Some(size) = process.console_size() {
-                let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-                let size = Winsize {
-                    ws_row: clamp(size.height()),
-                    ws_col: clamp(size.width()),
-                    ws_xpixel: 0,
-                    ws_ypixel: 0,
-                };
-                tcsetwinsize(&master, size)?;
-            }
-            Ok::<_, io::Error>(Self {
-                master,
-                peer,
-                number,
-            })
-        };
-        make()
-            .during("no terminal could be opened: a container with one needs devpts on `/dev/pts`")
-    }
-
-    /// Makes it the process's streams and controlling terminal; the process
-    /// leads its session.
-    pub(super) fn take(&self, uid: u32) -> Result<(), Error> {
-        let make = || {
-            // The group stays: devpts gives terminals to `tty`.
-            fchown(&self.peer, Some(Uid::from_raw(uid)), None)?;
-            for number in 0..3 {
-                put_at(self.peer.as_fd(), number)?;
-            }
-            rustix::process::ioctl_tiocsctty(&self.peer)
-        };
-        make_io(make).during("the terminal could not be made the process's own")
-    }
+/// Binds the slave to /dev/console, for programs that look there.
+pub(super) fn bind_console(slave: &OwnedFd) -> Result<()> {
+    let what = || "make `/dev/console`".to_owned();
+    let name = rustix::termios::ttyname(slave, Vec::new()).tried(what)?;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open("/dev/console", flags, Mode::from_raw_mode(0o600)).tried(what)?;
+    let place = rustix::fs::open("/dev/console", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .tried(what)?;
+    let path = Path::new(name.to_str().unwrap_or("/dev/pts/0"));
+    let tree = rootfs::clone_tree(path, false).tried(what)?;
+    rootfs::attach(tree.as_fd(), place.as_fd(), Path::new("/dev/console"))
 }
 
-fn make_io<E: Into<io::Error>>(make: impl FnOnce() -> Result<(), E>) -> io::Result<()>
-where
-    io::Error: From<E>,
-{
-    Ok(make()?)
-}
-
-/// Makes three descriptors the process's streams and lets its user open them
-/// again through /dev/stdout and the like.
-pub(super) fn take_pipes(streams: [&OwnedFd; 3], uid: u32, gid: u32) -> Result<(), Error> {
-    for (stream, number) in streams.into_iter().zip(0..) {
-        put_at(stream.as_fd(), number).during("the standard streams could not be set up")?;
-        let stat = rustix::fs::fstat(stream).during("a standard stream could not be examined")?;
-        // Only pipes: /dev/null belongs to everybody. A user namespace that
-        // does not map the owner is no reason to fail (runc does the same).
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
-            let _ = fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        }
+/// Makes the slave stdin, stdout, stderr and the controlling terminal of a
+/// session that has none.
+pub(super) fn adopt(slave: &OwnedFd) -> Result<()> {
+    let what = || "take the terminal".to_owned();
+    syscalls::set_controlling_terminal(slave.as_fd()).tried(what)?;
+    for number in 0..3 {
+        syscalls::make_standard(slave.as_fd(), number).tried(what)?;
     }
     Ok(())
 }
