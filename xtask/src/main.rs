@@ -1,2 +1,69 @@
-//! Tasks for people and CI: demo, test, check, bench, guest, lab.
-fn main() {}
+//! The only entry for people and CI: `cargo xtask --help`.
+
+mod agent;
+mod check;
+mod demo;
+mod guest;
+mod prerequisites;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Tasks of the Bulkhead project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    /// Install missing Debian packages without asking
+    #[arg(long, global = true)]
+    yes: bool,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run an image in its own kernel and show what that means
+    Demo,
+    /// Pass every test: installs what is missing, builds the guest, runs all
+    Test,
+    /// Format, lints, documentation
+    Check,
+    /// Build the guest into the cache and print where it is
+    Guest {
+        /// Which kernel
+        #[arg(long, value_enum, default_value_t = Kernel::Tuned)]
+        kernel: Kernel,
+    },
+}
+
+/// Which guest kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kernel {
+    /// Compiled here: some minutes, once
+    Tuned,
+    /// Debian's cloud kernel: within a minute
+    Distro,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let yes = cli.yes || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let outcome = match cli.task {
+        Task::Demo => demo::run(yes),
+        Task::Test => test::run(yes),
+        Task::Check => check::run(),
+        Task::Guest { kernel } => prerequisites::install(yes)
+            .and_then(|()| guest::build(kernel))
+            .map(|_| ()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The agent's static build.
+
+use std::path::PathBuf;
+
+use crate::run::{self, Outcome};
+
+/// Largest agent, bytes: every sandbox keeps a copy in memory.
+const SIZE_LIMIT: u64 = 4 << 20;
+
+/// Builds the agent for the guest; gives the program.
+///
+/// The C library is linked in (the guest has none), by the gnu target every toolchain has. A
+/// target directory of its own keeps these flags from rebuilding everything else.
+pub(crate) fn build() -> Outcome<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let workspace = run::workspace();
+    let dir = workspace.join("target/guest");
+    let flags = [
+        "-Ctarget-feature=+crt-static".to_owned(),
+        "-Crelocation-model=static".to_owned(),
+        format!("--remap-path-prefix={}=.", workspace.display()),
+    ];
+    let mut build = run::cargo();
+    build
+        .args([
+            "build",
+            "--package",
+            "bulkhead-agent",
+            "--profile",
+            "agent",
+            "--target",
+            TARGET,
+        ])
+        .arg("--target-dir")
+        .arg(&dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS");
+    run::command(&mut build)?;
+    let program = dir.join(TARGET).join("agent/bulkhead-agent");
+    let size = program
+        .metadata()
+        .map_err(|e| format!("`{}`: {e}", program.display()))?
+        .len();
+    if size > SIZE_LIMIT {
+        return Err(format!(
+            "the agent has {size} bytes, more than the {SIZE_LIMIT} allowed"
+        ));
+    }
+    println!("agent: {:.2} MiB of 4", size as f64 / f64::from(1 << 20));
+    Ok(program)
+}

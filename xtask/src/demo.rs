@@ -1,0 +1,110 @@
+//! The main job, shown: an image in its own kernel.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::run::{self, Outcome};
+use crate::{Kernel, guest, prerequisites};
+
+/// Installs what is missing, builds, makes an image, runs it.
+pub(crate) fn run(yes: bool) -> Outcome {
+    prerequisites::install(yes)?;
+    run::command(run::cargo().args(["build", "--package", "bulkhead"]))?;
+    // A tuned kernel takes minutes to compile; the distribution's is there at once.
+    guest::build(if guest::has_tuned() {
+        Kernel::Tuned
+    } else {
+        Kernel::Distro
+    })?;
+    let dir = run::workspace().join("target/demo");
+    let image = dir.join("image");
+    if !image.exists() {
+        make_image(&dir, &image)?;
+    }
+    let reference = format!("oci:{}:latest", image.display());
+    println!("\n== the host's kernel");
+    run::command(Command::new("uname").arg("-sr"))?;
+    println!("\n== the container's kernel: bulkhead run --rm --timings {reference} …");
+    let script = "uname -sr; echo; echo \"hostname $(hostname), pid $$, user $(id -u)\"; \
+        echo 'processes the container sees:'; ps; echo; \
+        echo 'disks, all of the guest:'; cat /proc/partitions; echo; \
+        grep -E 'MemTotal|MemAvailable' /proc/meminfo";
+    bulkhead(
+        &dir,
+        &[
+            "run",
+            "--rm",
+            "--timings",
+            "--network",
+            "none",
+            &reference,
+            "sh",
+            "-c",
+            script,
+        ],
+    )?;
+    println!("\n== root in the container, with every capability, cannot touch the host");
+    let script = "echo c > /proc/sysrq-trigger; echo still here";
+    let _ = bulkhead(
+        &dir,
+        &[
+            "run",
+            "--rm",
+            "--privileged",
+            "--network",
+            "none",
+            &reference,
+            "sh",
+            "-c",
+            script,
+        ],
+    );
+    println!("\n(that guest's kernel crashed, or ignored it; this one did not:)");
+    run::command(Command::new("uname").arg("-sr"))
+}
+
+fn bulkhead(dir: &Path, args: &[&str]) -> Outcome {
+    let program = run::workspace().join("target/debug/bulkhead");
+    run::command(
+        Command::new(program)
+            .args(args)
+            .env("BULKHEAD_ROOT", dir.join("root")),
+    )
+}
+
+/// An image of one layer: static busybox.
+fn make_image(dir: &Path, image: &Path) -> Outcome {
+    let io = |error: std::io::Error| format!("the demo's image: {error}");
+    let root = dir.join("busybox");
+    for name in ["bin", "tmp", "proc", "sys", "dev", "etc"] {
+        std::fs::create_dir_all(root.join(name)).map_err(io)?;
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).map_err(io)?;
+    for link in ["sh", "ps", "id", "uname", "hostname", "cat", "echo", "grep"] {
+        let path = root.join("bin").join(link);
+        if !path.exists() {
+            std::os::unix::fs::symlink("busybox", path).map_err(io)?;
+        }
+    }
+    let umoci = |args: &[&str]| run::command(Command::new("umoci").args(args));
+    let (layout, tagged) = (
+        image.display().to_string(),
+        format!("{}:latest", image.display()),
+    );
+    let half = dir.join("image.half").display().to_string();
+    let half_tagged = format!("{half}:latest");
+    let _ = std::fs::remove_dir_all(&half);
+    umoci(&["init", "--layout", &half])?;
+    umoci(&["new", "--image", &half_tagged])?;
+    umoci(&[
+        "insert",
+        "--image",
+        &half_tagged,
+        &root.display().to_string(),
+        "/",
+    ])?;
+    umoci(&["config", "--image", &half_tagged, "--config.cmd", "/bin/sh"])?;
+    std::fs::rename(&half, &layout).map_err(io)?;
+    println!("made the image {tagged}");
+    Ok(())
+}

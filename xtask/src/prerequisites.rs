@@ -1,0 +1,89 @@
+//! Debian packages the build and the tests need.
+
+use std::io::Write;
+use std::process::Command;
+
+use crate::run::{self, Outcome};
+
+/// Package, and what of it is used.
+const PACKAGES: [(&str, &str); 22] = [
+    ("gcc", "links programs, compiles the guest kernel"),
+    ("make", "builds the guest kernel"),
+    ("flex", "builds the guest kernel"),
+    ("bison", "builds the guest kernel"),
+    ("bc", "builds the guest kernel"),
+    ("libelf-dev", "builds the guest kernel"),
+    ("libssl-dev", "builds the guest kernel"),
+    ("xz-utils", "unpacks the kernel source"),
+    ("binutils", "strips the guest kernel"),
+    ("kmod", "builds the guest kernel"),
+    ("libseccomp-dev", "compiles seccomp filters"),
+    ("libcap-ng-dev", "the file server drops capabilities by it"),
+    ("qemu-system-x86", "runs the virtual machines"),
+    ("e2fsprogs", "formats writable layers"),
+    ("erofs-utils", "checks our images with fsck.erofs"),
+    ("passt", "connects sandboxes to the network"),
+    ("busybox-static", "the demo's and the tests' image"),
+    ("umoci", "makes and unpacks images to compare with"),
+    ("skopeo", "makes archives of images"),
+    ("docker-registry", "a registry to pull from"),
+    ("crun", "the runtime to compare with"),
+    ("ca-certificates", "registries"),
+];
+
+/// Installs what is missing, asking first unless told not to.
+pub(crate) fn install(yes: bool) -> Outcome {
+    let missing: Vec<_> = PACKAGES
+        .iter()
+        .filter(|(name, _)| !installed(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("these Debian packages are needed and missing:");
+    for (name, why) in &missing {
+        println!("  {name:<18} {why}");
+    }
+    if !yes && !confirmed()? {
+        return Err("install them, or run again with --yes".to_owned());
+    }
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    let apt = |args: &[&str]| {
+        let mut command = privileged("apt-get");
+        command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        run::command(&mut command)
+    };
+    apt(&["update", "-qq"])?;
+    let install = ["install", "-qq", "-y", "--no-install-recommends"];
+    apt(&install.into_iter().chain(names).collect::<Vec<_>>())
+}
+
+fn privileged(program: &str) -> Command {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|meta| {
+        use std::os::unix::fs::MetadataExt;
+        meta.uid() == 0
+    });
+    if root {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg(program);
+    command
+}
+
+fn installed(package: &str) -> bool {
+    let query = Command::new("dpkg-query")
+        .args(["-W", "-f=${Status}", package])
+        .output();
+    query.is_ok_and(|output| output.stdout.ends_with(b"install ok installed"))
+}
+
+fn confirmed() -> Outcome<bool> {
+    print!("install them now? [y/N] ");
+    std::io::stdout().flush().map_err(|e| e.to_string())?;
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|e| e.to_string())?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
