@@ -11,7 +11,6 @@ pub const NAME_MAX: usize = 255;
 
 pub(crate) const BLOCK_BITS: u8 = 12;
 pub(crate) const SUPER_OFFSET: u64 = 1024;
-pub(crate) const SUPER_LEN: usize = 128;
 pub(crate) const MAGIC: u32 = 0xE0F5_E1E2;
 pub(crate) const SLOT: u64 = 32;
 pub(crate) const INODE_LEN: usize = 64;

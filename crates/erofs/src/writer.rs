@@ -96,6 +96,15 @@ impl Writer {
         self.tree.node(node).content == Content::Directory
     }
 
+    /// Where a symbolic link points; `None` for anything else.
+    #[must_use]
+    pub fn symlink_target(&self, node: NodeId) -> Option<Box<[u8]>> {
+        match &self.tree.node(node).content {
+            Content::Symlink(target) => Some(target.clone()),
+            _ => None,
+        }
+    }
+
     /// Adds a file; what had the name before loses it.
     ///
     /// # Errors

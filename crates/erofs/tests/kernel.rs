@@ -1,5 +1,7 @@
 //! Images as the kernel and erofs-utils see them.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::process::Command;
 

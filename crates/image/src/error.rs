@@ -1,0 +1,114 @@
+use std::io;
+use std::path::PathBuf;
+
+/// What a call of this crate answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an image could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The reference is malformed.
+    #[error("`{reference}` is no image: {problem}")]
+    Reference {
+        /// What was written.
+        reference: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A kind of source that is not there yet.
+    #[error(
+        "`{0}` names a registry, and pulling from registries is not supported yet; copy the image with `skopeo copy docker://{0} oci:DIR:TAG` and run `oci:DIR:TAG`"
+    )]
+    Registry(String),
+    /// A file of a source or the store.
+    #[error("cannot {action} `{}`", path.display())]
+    File {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A part of the image is missing.
+    #[error("the image lacks its {what} `{name}`")]
+    Missing {
+        /// Kind of part.
+        what: &'static str,
+        /// Its digest, tag or path.
+        name: String,
+    },
+    /// A part of the image has other bytes than announced.
+    #[error("the blob `{digest}` is damaged: {problem}")]
+    Blob {
+        /// The digest it should have.
+        digest: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A document is malformed.
+    #[error("the image's {what} is malformed")]
+    Document {
+        /// Which document.
+        what: &'static str,
+        /// What the parser says.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The image is not for this machine or not of a kind that can run.
+    #[error("the image cannot run here: {0}")]
+    Unfit(String),
+    /// A limit was passed.
+    #[error("the image is too large: {0}")]
+    TooLarge(String),
+    /// An entry of a layer is refused.
+    #[error("the layer `{layer}` holds `{entry}`, which is refused: {problem}")]
+    Entry {
+        /// diffID of the layer.
+        layer: String,
+        /// Path of the entry.
+        entry: String,
+        /// Why.
+        problem: String,
+    },
+    /// A layer's archive broke off or is none.
+    #[error("the layer `{layer}` cannot be read")]
+    Layer {
+        /// diffID of the layer.
+        layer: String,
+        /// What the reader says.
+        #[source]
+        source: io::Error,
+    },
+    /// A layer could not be converted.
+    #[error("the layer `{layer}` cannot be stored")]
+    Convert {
+        /// diffID of the layer.
+        layer: String,
+        /// What the writer says.
+        #[source]
+        source: bulkhead_erofs::Error,
+    },
+    /// Not in the store.
+    #[error("no image `{0}` in the store; `bulkhead image ls` lists them")]
+    NotFound(String),
+    /// A container uses it.
+    #[error("the image `{0}` is in use by a container")]
+    InUse(String),
+}
+
+impl Error {
+    pub(crate) fn file<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Error {
+        let path = path.into();
+        move |source| Error::File {
+            action,
+            path,
+            source: source.into(),
+        }
+    }
+}
