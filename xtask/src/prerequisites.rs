@@ -28,7 +28,7 @@ const PACKAGES: [(&str, &str); 22] = [
     ("skopeo", "makes archives of images"),
     ("docker-registry", "a registry to pull from"),
     ("crun", "the runtime to compare with"),
-    ("ca-certificates", "registries"),
+    ("fdisk", "checks our partition tables"),
 ];
 
 /// Installs what is missing, asking first unless told not to.

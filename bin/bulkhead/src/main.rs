@@ -1,2 +1,44 @@
-//! Run OCI containers, each in its own virtual machine.
-fn main() {}
+//! `bulkhead`: run OCI containers, each in its own virtual machine.
+//!
+//! The one program of the runtime. People see the commands; the same binary
+//! is, under a name nobody types, the supervisor behind each container.
+
+mod backend;
+mod cli;
+mod client;
+mod commands;
+mod control;
+mod report;
+mod seccomp;
+mod spec;
+mod state;
+mod style;
+mod supervisor;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    if let Some(code) = commands::hidden::dispatch() {
+        return code;
+    }
+    let cli = cli::Cli::parse();
+    init_logging(cli.verbose);
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => error.report(),
+    }
+}
+
+fn init_logging(verbose: bool) {
+    use tracing_subscriber::EnvFilter;
+    let level = if verbose { "debug" } else { "warn" };
+    let filter = EnvFilter::try_from_env("BULKHEAD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+}

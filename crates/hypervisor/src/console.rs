@@ -57,7 +57,8 @@ impl Ring {
             self.lines.pop_front();
         }
         let line = std::mem::take(&mut self.partial);
-        self.lines.push_back(String::from_utf8_lossy(&line).into_owned());
+        self.lines
+            .push_back(String::from_utf8_lossy(&line).into_owned());
     }
 }
 
@@ -73,7 +74,13 @@ mod tests {
         }
         console.push(b"no newline yet");
         let last = console.last(2);
-        assert_eq!(last, [format!("line {}", LINES_KEPT + 4), "no newline yet".to_owned()]);
+        assert_eq!(
+            last,
+            [
+                format!("line {}", LINES_KEPT + 4),
+                "no newline yet".to_owned()
+            ]
+        );
         assert_eq!(console.last(10_000).len(), LINES_KEPT + 1);
     }
 

@@ -31,10 +31,16 @@ impl fmt::Display for ExitReason {
                  (by somebody, or by the host running out of memory)",
             ),
             Self::Signal(number) => {
-                write!(f, "the virtual machine monitor was ended by signal {number}")
+                write!(
+                    f,
+                    "the virtual machine monitor was ended by signal {number}"
+                )
             }
             Self::Failed { code, message } => {
-                write!(f, "the virtual machine monitor failed with code {code}: {message}")
+                write!(
+                    f,
+                    "the virtual machine monitor failed with code {code}: {message}"
+                )
             }
         }
     }

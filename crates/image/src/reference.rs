@@ -55,7 +55,7 @@ impl FromStr for ImageRef {
             }),
         };
         let (path, tag) = split_tag(rest);
-        if path.is_empty() {
+        if path.is_empty() || path.ends_with(':') {
             return Err(wrong("the path is missing"));
         }
         let path = PathBuf::from(path);
@@ -72,7 +72,7 @@ impl FromStr for ImageRef {
 fn split_tag(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') && !tag.is_empty() => (path, Some(tag)),
-        _ => (text.strip_suffix(':').unwrap_or(text), None),
+        _ => (text, None),
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
             Ok(ImageRef::Registry(_))
         ));
         assert!(matches!("debian".parse(), Ok(ImageRef::Registry(_))));
-        for wrong in ["", "oci:", "-rf", "../x", "a b", "a\n"] {
+        for wrong in ["", "oci:", "oci:/a:", "-rf", "../x", "a b", "a\n"] {
             assert!(wrong.parse::<ImageRef>().is_err(), "{wrong:?}");
         }
     }

@@ -55,7 +55,9 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<u8>, Error> {
     context.export_bpf(&memfd).map_err(Error::Compile)?;
     let mut file = std::fs::File::from(memfd);
     let mut program = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut program)).map_err(Error::Memory)?;
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut program))
+        .map_err(Error::Memory)?;
     Ok(program)
 }
 

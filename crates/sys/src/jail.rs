@@ -29,7 +29,10 @@ impl Jail {
     /// A child that outlives its parent, in a session of its own: no terminal
     /// signals reach it. setsid(2).
     pub fn detached() -> Self {
-        Self { detached: true, ..Self::default() }
+        Self {
+            detached: true,
+            ..Self::default()
+        }
     }
 
     /// Hands a descriptor to the child, which sees it under the number this

@@ -4,6 +4,9 @@
 //! with a raw system call is settled here, once.
 
 pub mod clock;
+mod inherited;
 pub mod jail;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+
+pub use inherited::inherited;

@@ -1,0 +1,394 @@
+//! What a user can type.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::spec::ContainerOptions;
+
+/// Run OCI containers, each in its own virtual machine with its own kernel.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    /// Directory of containers and images [default: /var/lib/bulkhead for
+    /// root, else below XDG_DATA_HOME]
+    #[arg(long, global = true, env = "BULKHEAD_ROOT", value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Say more about what happens
+    #[arg(long, global = true)]
+    pub(crate) verbose: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  bulkhead run --rm oci:./alpine uname -r       a command in its own kernel
+  bulkhead run -it oci:./debian bash            a shell
+  bulkhead run -d --name web -p 8080:80 oci:./nginx
+  bulkhead exec -it web sh                      a second process in it
+  bulkhead check                                can this host do it, how fast";
+
+/// One verb each.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a new container
+    Run(Box<RunOptions>),
+    /// Run a command in a running container
+    Exec(ExecOptions),
+    /// List containers
+    Ps(PsOptions),
+    /// Show a container's output
+    Logs(LogsOptions),
+    /// Connect to a running container's stdio
+    Attach(AttachOptions),
+    /// Stop containers: their stop signal, then SIGKILL
+    Stop(StopOptions),
+    /// Send a signal to containers
+    Kill(KillOptions),
+    /// Wait until containers end and print their exit codes
+    Wait(Names),
+    /// Remove containers
+    Rm(RmOptions),
+    /// Freeze a container's virtual machine
+    Pause(Names),
+    /// Let a paused container run again
+    Unpause(Names),
+    /// Show everything known about containers, as JSON
+    Inspect(Names),
+    /// Show what containers use
+    Stats(StatsOptions),
+    /// List a container's processes, by their pids in the guest
+    Top(Name),
+    /// Show what happened to containers
+    Events(EventsOptions),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Manage guest kernels
+    #[command(subcommand)]
+    Guest(GuestCommand),
+    /// Can this host run containers, how fast, and what to fix
+    Check(CheckOptions),
+    /// Print the versions of everything involved
+    Version(FormatOption),
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    #[command(hide = true)]
+    Man {
+        /// Directory to write them to
+        dir: PathBuf,
+    },
+}
+
+/// Output for people or programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FormatOption {
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Name {
+    /// Name, id, or beginning of an id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// Names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+const RUN_EXAMPLES: &str = "IMAGE is one of
+  oci:PATH[:TAG]              an OCI layout directory
+  oci-archive:PATH[:TAG]      a tar of one
+  docker-archive:PATH[:TAG]   what `docker save` writes
+
+Examples:
+  bulkhead run --rm oci:./alpine uname -r
+  bulkhead run -d --name db -p 5432:5432 oci:./postgres
+  bulkhead run --rm --privileged oci:./tools bpftool prog list
+  bulkhead run --rm --timings oci:./alpine true";
+
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) container: ContainerOptions,
+    /// Name of the container [default: made up]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Run in the background and print the id
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Size of the writable layer
+    #[arg(long, value_name = "SIZE", default_value = "10G")]
+    pub(crate) storage: crate::spec::ByteSize,
+    /// Network: `none`, `passt` (user-mode) or `ns:/path/to/netns`
+    #[arg(long, default_value = "passt", value_name = "NETWORK")]
+    pub(crate) network: crate::state::record::NetworkMode,
+    /// Publish a port of the container: [[IP:]HOST:]CONTAINER[/udp]
+    #[arg(short, long, value_name = "PORT")]
+    pub(crate) publish: Vec<String>,
+    /// Name server for the container
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<std::net::IpAddr>,
+    /// Further line of /etc/hosts
+    #[arg(long, value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+    /// Use a host directory as the root filesystem; IMAGE is then left out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// Get the image: `missing` (not in the store), `always`, `never`
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) pull: PullPolicy,
+    /// How to run guest code
+    #[arg(long, value_enum, default_value_t, env = "BULKHEAD_ACCEL")]
+    pub(crate) accel: AccelChoice,
+    /// Which guest kernel
+    #[arg(long, value_enum, default_value_t, env = "BULKHEAD_KERNEL")]
+    pub(crate) kernel: KernelChoice,
+    /// Virtual processors [default: from --cpus, else what suits the host]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) vcpus: Option<u32>,
+    /// `file` keeps the output for `bulkhead logs`, `none` does not
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) log_driver: LogDriver,
+    /// Pass signals on to the container
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) sig_proxy: bool,
+    /// Write the container's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    /// Print how long each phase of the start took
+    #[arg(long)]
+    pub(crate) timings: bool,
+    /// IMAGE, and the command with its arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [COMMAND]"
+    )]
+    pub(crate) words: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    #[default]
+    Missing,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogDriver {
+    #[default]
+    File,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccelChoice {
+    /// KVM where it is usable, else emulation with a warning
+    #[default]
+    Auto,
+    /// KVM or an error
+    Kvm,
+    /// Emulation: slow, for trying and testing
+    Tcg,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KernelChoice {
+    /// The tuned one if it was built, else the distribution's
+    #[default]
+    Auto,
+    Tuned,
+    Distro,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecOptions {
+    /// Keep standard input connected
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the process a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set an environment variable
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// User and group: name or id, [:group]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// All capabilities of the guest, and no seccomp filter
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Do not wait for the process
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Name, id, or beginning of an id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) name: String,
+    /// The command with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsOptions {
+    /// Those that have ended, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Only ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsOptions {
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Put the time before each line
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// Only what came after this: `10m` or an RFC 3339 time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    #[command(flatten)]
+    pub(crate) name: Name,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachOptions {
+    /// Do not connect standard input
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    /// Pass signals on to the container
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) sig_proxy: bool,
+    #[command(flatten)]
+    pub(crate) name: Name,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopOptions {
+    /// Seconds to wait before SIGKILL [default: the container's own, 10]
+    #[arg(short, long, value_name = "SECONDS")]
+    pub(crate) time: Option<u64>,
+    #[command(flatten)]
+    pub(crate) names: Names,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillOptions {
+    /// Signal, by name or number
+    #[arg(short, long, default_value = "KILL")]
+    pub(crate) signal: String,
+    #[command(flatten)]
+    pub(crate) names: Names,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmOptions {
+    /// Running ones too: they are killed
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// All that have ended
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Names, ids, or beginnings of ids
+    #[arg(required_unless_present = "all", value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsOptions {
+    /// Print once and end
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+    /// Names, ids, or beginnings of ids [default: all that run]
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsOptions {
+    /// Go on with what happens from now
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only what came after this: `10m` or an RFC 3339 time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckOptions {
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Get images into the store
+    Pull {
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// List images
+    Ls(FormatOption),
+    /// Remove images
+    Rm {
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Remove everything no image and no container needs
+    Prune,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestCommand {
+    /// Build a guest kernel and initramfs into the cache
+    Build {
+        /// `tuned` compiles a kernel (some minutes), `distro` takes Debian's
+        #[arg(long, value_enum, default_value = "tuned")]
+        kernel: KernelChoice,
+        /// The static agent binary [default: beside this program]
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
+    },
+    /// List what was built
+    Ls(FormatOption),
+    /// Compare what was built with its digests
+    Verify,
+}

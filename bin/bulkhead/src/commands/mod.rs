@@ -1,0 +1,93 @@
+//! One file per verb.
+
+mod attach;
+mod check;
+mod completion;
+mod events;
+mod exec;
+mod guest;
+pub(crate) mod hidden;
+mod image;
+mod inspect;
+mod lifecycle;
+mod logs;
+mod ps;
+mod rm;
+mod run;
+mod signal;
+mod stats;
+pub(crate) mod time;
+mod version;
+
+use std::path::PathBuf;
+
+use crate::cli::{Cli, Command};
+use crate::client::Client;
+use crate::control::Socket;
+use crate::report::{CommandError, Outcome};
+use crate::state::{ContainerDir, Record, Root, StateError};
+
+/// Runs the command a user typed.
+pub(crate) fn run(cli: Cli) -> Outcome {
+    let root = || Ok::<_, CommandError>(Root::open(&root_path(cli.root.clone())?)?);
+    match cli.command {
+        Command::Run(options) => run::run(&root()?, *options),
+        Command::Exec(options) => exec::run(&root()?, options),
+        Command::Ps(options) => ps::run(&root()?, &options),
+        Command::Logs(options) => logs::run(&root()?, &options),
+        Command::Attach(options) => attach::run(&root()?, &options),
+        Command::Stop(options) => lifecycle::stop(&root()?, &options),
+        Command::Kill(options) => lifecycle::kill(&root()?, &options),
+        Command::Wait(names) => lifecycle::wait(&root()?, &names),
+        Command::Pause(names) => lifecycle::pause(&root()?, &names, true),
+        Command::Unpause(names) => lifecycle::pause(&root()?, &names, false),
+        Command::Rm(options) => rm::run(&root()?, &options),
+        Command::Inspect(names) => inspect::run(&root()?, &names),
+        Command::Stats(options) => stats::run(&root()?, &options),
+        Command::Top(name) => stats::top(&root()?, &name),
+        Command::Events(options) => events::run(&root()?, &options),
+        Command::Image(command) => image::run(&root()?, command),
+        Command::Guest(command) => guest::run(command),
+        Command::Check(options) => check::run(&options),
+        Command::Version(format) => version::run(&format),
+        Command::Completion { shell } => completion::run(shell),
+        Command::Man { dir } => completion::man(&dir),
+    }
+}
+
+/// Where everything is kept when nothing is said.
+fn root_path(said: Option<PathBuf>) -> Result<PathBuf, CommandError> {
+    if let Some(path) = said {
+        return Ok(std::path::absolute(path)?);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/bulkhead".into());
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    data.or_else(home)
+        .map(|dir| dir.join("bulkhead"))
+        .ok_or_else(|| CommandError::new("neither XDG_DATA_HOME nor HOME is set; use --root"))
+}
+
+/// A container that runs, and a conversation with it.
+fn connect(root: &Root, name: &str) -> Result<(ContainerDir, Record, Client), CommandError> {
+    let dir = root.find(name)?;
+    let record = dir.record()?;
+    if !dir.state()?.is_live() {
+        return Err(StateError::NotRunning(record.name).into());
+    }
+    let client = open_client(&dir, &record)?;
+    Ok((dir, record, client))
+}
+
+fn open_client(dir: &ContainerDir, record: &Record) -> Result<Client, CommandError> {
+    let socket = Socket::connect(dir.path()).map_err(|error| match error.kind() {
+        // It ended between the look at its state and now.
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            CommandError::from(StateError::NotRunning(record.name.clone()))
+        }
+        _ => CommandError::from(error),
+    })?;
+    Ok(Client::new(socket))
+}

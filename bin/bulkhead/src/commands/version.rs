@@ -1,0 +1,40 @@
+//! `bulkhead version`.
+
+use std::process::ExitCode;
+
+use bulkhead_guest::{Cache, Preference};
+
+use crate::backend;
+use crate::cli::{Format, FormatOption};
+use crate::report::Outcome;
+
+/// Prints the versions of everything involved.
+pub(super) fn run(format: &FormatOption) -> Outcome {
+    let (major, minor) = bulkhead_protocol::VERSION;
+    let qemu = backend::find().map(|program| program.version_text());
+    let guest = Cache::default_root()
+        .and_then(|root| Cache::open(&root))
+        .and_then(|cache| cache.find(Preference::Auto));
+    let host = rustix::system::uname();
+    let facts = [
+        ("bulkhead", env!("CARGO_PKG_VERSION").to_owned()),
+        ("agent protocol", format!("{major}.{minor}")),
+        ("qemu", qemu.unwrap_or_else(|error| error.text().to_owned())),
+        (
+            "guest kernel",
+            guest.map_or_else(|e| e.to_string(), |g| g.manifest.source),
+        ),
+        ("host kernel", host.release().to_string_lossy().into_owned()),
+    ];
+    if format.format == Format::Json {
+        let map: std::collections::BTreeMap<_, _> = facts.into_iter().collect();
+        println!("{}", serde_json::to_string_pretty(&map)?);
+    } else {
+        let rows: Vec<Vec<String>> = facts
+            .into_iter()
+            .map(|(name, value)| vec![name.to_owned(), value])
+            .collect();
+        print!("{}", crate::style::table(&rows));
+    }
+    Ok(ExitCode::SUCCESS)
+}

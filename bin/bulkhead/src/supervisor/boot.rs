@@ -1,0 +1,282 @@
+//! From a record to what a sandbox is started with: files, disks, network.
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bulkhead_guest::{Cache, KernelKind, Preference};
+use bulkhead_hypervisor::{BootImage, Disk, DiskSource, Extent, VmConfig};
+use bulkhead_image::disk::{self, Piece};
+use bulkhead_image::{LayerFile, Lease, Store};
+use bulkhead_sandbox::{
+    BlockRef, ContainerConfig, GuestConfig, Rootfs, SandboxConfig, StdioConfig,
+};
+use bulkhead_sys::jail::Jail;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+
+use super::network;
+use crate::backend::{self, Backend};
+use crate::control::Failure;
+use crate::report;
+use crate::seccomp;
+use crate::state::record::RootfsSource;
+use crate::state::{ContainerDir, Record};
+
+/// Serials of the two disks, by which the guest finds them.
+const LAYERS: &str = "layers";
+const WRITABLE: &str = "writable";
+
+/// First of the users monitors run as: far above any account, one for each
+/// sandbox, so that one that broke out of its guest owns nothing of another.
+const FIRST_USER: u32 = 0x7000_0000;
+
+/// How long each phase of the start may take by default, seconds.
+const START_TIMEOUT: u64 = 60;
+
+/// Everything a start needs.
+pub(super) struct Plan {
+    pub(super) backend: Backend,
+    pub(super) sandbox: SandboxConfig,
+    pub(super) container: ContainerConfig,
+    pub(super) resources: Resources,
+}
+
+/// What has to live as long as the sandbox.
+pub(super) struct Resources {
+    _lease: Option<Lease>,
+    _network: network::Helper,
+}
+
+/// Prepares a start. Nothing outlives a failure: descriptors close, helpers
+/// die, the writable layer's file goes with the container's directory.
+pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
+    let backend = backend::open(record).map_err(|error| failure(error.text()))?;
+    let (kernel, initramfs) = guest(record)?;
+    let Root {
+        disks,
+        rootfs,
+        lease,
+    } = root(record, dir)?;
+    let network = network::plan(record)?;
+    let sandbox = SandboxConfig {
+        vm: VmConfig {
+            boot: BootImage {
+                kernel,
+                initramfs,
+                cmdline: Vec::new(),
+            },
+            vcpus: record.vcpus,
+            memory: record.memory,
+            disks,
+            nets: network.devices,
+            shares: Vec::new(),
+            user: monitor_user(&record.id),
+        },
+        guest: GuestConfig {
+            hostname: record.hostname.clone(),
+            extra_hosts: record.extra_hosts.clone(),
+            ..network.guest
+        },
+        timeout: Duration::from_secs(start_timeout()),
+    };
+    let container = ContainerConfig {
+        id: record.id.clone(),
+        spec: record.spec.clone(),
+        rootfs,
+        volumes: Vec::new(),
+        user: record.user.clone(),
+        seccomp: seccomp::program(&record.spec).map_err(failure)?,
+        stdio: StdioConfig {
+            stdin: record.interactive,
+            terminal: record.terminal,
+            size: None,
+        },
+    };
+    let resources = Resources {
+        _lease: lease,
+        _network: network.helper,
+    };
+    Ok(Plan {
+        backend,
+        sandbox,
+        container,
+        resources,
+    })
+}
+
+fn failure(text: impl Into<String>) -> Failure {
+    Failure {
+        exit_code: 125,
+        text: text.into(),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
+fn chained(error: impl std::error::Error + 'static) -> Failure {
+    failure(report::chain(&error))
+}
+
+fn start_timeout() -> u64 {
+    let said = std::env::var("BULKHEAD_START_TIMEOUT")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    said.filter(|seconds| (1..=3600).contains(seconds))
+        .unwrap_or(START_TIMEOUT)
+}
+
+fn monitor_user(id: &str) -> Option<(u32, u32)> {
+    let own = id
+        .get(..6)
+        .and_then(|digits| u32::from_str_radix(digits, 16).ok())?;
+    rustix::process::geteuid()
+        .is_root()
+        .then_some((FIRST_USER + own, FIRST_USER + own))
+}
+
+fn guest(record: &Record) -> Result<(OwnedFd, OwnedFd), Failure> {
+    let preference = match record.kernel.as_str() {
+        "tuned" => Preference::Only(KernelKind::Tuned),
+        "distro" => Preference::Only(KernelKind::Distro),
+        _ => Preference::Auto,
+    };
+    let root = Cache::default_root().map_err(chained)?;
+    let cache = Cache::open(&root).map_err(chained)?;
+    cache
+        .find(preference)
+        .and_then(|guest| guest.open())
+        .map_err(chained)
+}
+
+struct Root {
+    disks: Vec<Disk>,
+    rootfs: Rootfs,
+    lease: Option<Lease>,
+}
+
+fn root(record: &Record, dir: &ContainerDir) -> Result<Root, Failure> {
+    let RootfsSource::Image { id, store, .. } = &record.rootfs else {
+        return Err(failure(
+            "sharing a host directory as root filesystem is not supported yet",
+        ));
+    };
+    let store = Store::open(store).map_err(chained)?;
+    let lease = store.lease(id).map_err(chained)?;
+    let image = store.get(id).map_err(chained)?;
+    let layers = store.open_layers(&image).map_err(chained)?;
+    let count = u32::try_from(layers.len()).map_err(chained)?;
+    let partition = |number| BlockRef {
+        serial: LAYERS.to_owned(),
+        partition: number,
+        ..Default::default()
+    };
+    let disks = vec![
+        Disk {
+            serial: LAYERS.to_owned(),
+            source: layers_disk(layers).map_err(chained)?,
+            read_only: true,
+        },
+        Disk {
+            serial: WRITABLE.to_owned(),
+            source: DiskSource::File(writable(record, dir)?),
+            read_only: false,
+        },
+    ];
+    let writable = BlockRef {
+        serial: WRITABLE.to_owned(),
+        partition: 0,
+        ..Default::default()
+    };
+    let rootfs = Rootfs {
+        layers: (1..=count).map(partition).collect(),
+        writable: Some(writable).into(),
+        writable_bytes: record.storage,
+        ..Default::default()
+    };
+    Ok(Root {
+        disks,
+        rootfs,
+        lease: Some(lease),
+    })
+}
+
+/// One disk of all layers, each a partition.
+fn layers_disk(layers: Vec<LayerFile>) -> std::io::Result<DiskSource> {
+    let sizes: Vec<u64> = layers.iter().map(|layer| layer.size).collect();
+    let pieces = disk::layout(&sizes)
+        .ok_or_else(|| std::io::Error::other("the image's layers do not fit a disk"))?;
+    let mut files: Vec<Option<OwnedFd>> =
+        layers.into_iter().map(|layer| Some(layer.file)).collect();
+    let mut extents = Vec::new();
+    for piece in pieces {
+        extents.push(match piece {
+            Piece::Bytes(bytes) => Extent {
+                length: bytes.len() as u64,
+                file: memory_file(&bytes)?,
+            },
+            Piece::Layer(index) => Extent {
+                length: sizes[index],
+                file: files[index]
+                    .take()
+                    .ok_or_else(|| std::io::Error::other("a layer twice"))?,
+            },
+        });
+    }
+    Ok(DiskSource::Concat(extents))
+}
+
+/// Bytes as a file that can only be read.
+fn memory_file(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("gpt", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(std::fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
+}
+
+/// The writable layer: a sparse file with an empty ext4. No journal: what is
+/// in it ends with the container.
+fn writable(record: &Record, dir: &ContainerDir) -> Result<OwnedFd, Failure> {
+    let path = dir.file("writable.img");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let open = || -> std::io::Result<OwnedFd> {
+        let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))?;
+        rustix::fs::ftruncate(&fd, record.storage)?;
+        Ok(fd)
+    };
+    let fd = open().map_err(|e| failure(format!("the writable layer cannot be made: {e}")))?;
+    format(&fd).map_err(failure)?;
+    Ok(fd)
+}
+
+fn format(fd: &OwnedFd) -> Result<(), String> {
+    let mut jail = Jail::new();
+    let number = jail.inherit(fd.try_clone().map_err(|e| e.to_string())?);
+    let mut command = Command::new("mke2fs");
+    command
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal,^resize_inode",
+            "-m",
+            "0",
+        ])
+        .args(["-E", "lazy_itable_init=1,nodiscard"])
+        .arg(format!("/proc/self/fd/{number}"))
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::null());
+    let guard = jail.apply(&mut command);
+    let output = command
+        .output()
+        .map_err(|e| format!("`mke2fs` did not start: {e}; install it: `apt install e2fsprogs`"))?;
+    drop(guard);
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "the writable layer could not be formatted (--storage too small?): {}",
+        text.trim()
+    ))
+}

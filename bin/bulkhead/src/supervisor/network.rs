@@ -1,0 +1,227 @@
+//! The sandbox's network: the helper on the host and what the guest is told.
+
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use bulkhead_hypervisor::{NetBackend, NetDevice};
+use bulkhead_sandbox::{GuestConfig, Interface, Route};
+use bulkhead_sys::jail::Jail;
+
+use super::ports;
+use crate::control::Failure;
+use crate::state::Record;
+use crate::state::record::NetworkMode;
+
+/// The guest's address, its gateway, and where it asks for names. Inside the
+/// sandbox only, so every sandbox can have the same.
+const ADDRESS: &str = "10.0.2.15";
+const GATEWAY: &str = "10.0.2.2";
+const NAME_SERVER: &str = "10.0.2.3";
+const MTU: u16 = 1500;
+
+/// A process that has to live with the sandbox.
+#[derive(Default)]
+pub(super) struct Helper {
+    child: Option<Child>,
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What a network is made of.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) devices: Vec<NetDevice>,
+    pub(super) guest: GuestConfig,
+    pub(super) helper: Helper,
+}
+
+/// Prepares the network of a container.
+pub(super) fn plan(record: &Record) -> Result<Plan, Failure> {
+    let failed = |text: String| Failure {
+        exit_code: 125,
+        text,
+    };
+    match &record.network {
+        NetworkMode::None if record.ports.is_empty() => Ok(Plan::default()),
+        NetworkMode::None => Err(failed(
+            "--publish needs a network; leave --network none out".to_owned(),
+        )),
+        NetworkMode::Passt => passt(record).map_err(failed),
+        NetworkMode::Namespace(path) => Err(failed(format!(
+            "--network ns:{}: existing namespaces are not supported yet; use passt or none",
+            path.display()
+        ))),
+    }
+}
+
+fn passt(record: &Record) -> Result<Plan, String> {
+    let (ours, theirs) = UnixStream::pair().map_err(|e| format!("no socket pair: {e}"))?;
+    let ports = record
+        .ports
+        .iter()
+        .map(|text| ports::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let child = spawn(theirs.into(), &ports)?;
+    let id = u32::from_str_radix(record.id.get(..6).unwrap_or("0"), 16).unwrap_or(0);
+    let [_, a, b, c] = id.to_be_bytes();
+    // Locally administered, unicast.
+    let mac = [0x02, 0x62, 0x6b, a, b, c];
+    let text = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let interface = Interface {
+        mac: text,
+        name: "eth0".to_owned(),
+        mtu: MTU.into(),
+        addresses: vec![format!("{ADDRESS}/24")],
+        ..Default::default()
+    };
+    let route = Route {
+        gateway: GATEWAY.to_owned(),
+        interface: "eth0".to_owned(),
+        ..Default::default()
+    };
+    let servers = if record.dns.is_empty() {
+        vec![NAME_SERVER.to_owned()]
+    } else {
+        record.dns.clone()
+    };
+    Ok(Plan {
+        devices: vec![NetDevice {
+            mac,
+            mtu: MTU,
+            backend: NetBackend::Stream(ours.into()),
+        }],
+        guest: GuestConfig {
+            interfaces: vec![interface],
+            routes: vec![route],
+            dns_servers: servers,
+            ..Default::default()
+        },
+        helper: Helper { child: Some(child) },
+    })
+}
+
+/// Starts passt on a connected socket. It drops its privileges and closes
+/// itself in; it gets no path and no name of a tenant.
+fn spawn(socket: OwnedFd, ports: &[ports::Port]) -> Result<Child, String> {
+    let mut jail = Jail::new();
+    let fd = jail.inherit(socket);
+    let mut command = Command::new("passt");
+    command
+        .args([
+            "--foreground",
+            "--quiet",
+            "--stderr",
+            "--ipv4-only",
+            "--no-dhcp",
+        ])
+        .args(["--fd", &fd.to_string(), "--mtu", &MTU.to_string()])
+        .args([
+            "--address",
+            ADDRESS,
+            "--netmask",
+            "24",
+            "--gateway",
+            GATEWAY,
+        ])
+        .args(["--dns-forward", NAME_SERVER, "--interface", &interface()]);
+    for (option, udp) in [("--tcp-ports", false), ("--udp-ports", true)] {
+        let list: Vec<&ports::Port> = ports.iter().filter(|port| port.udp == udp).collect();
+        if list.is_empty() {
+            command.args([option, "none"]);
+        }
+        for port in list {
+            command.args([option, &port.argument()]);
+        }
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .current_dir("/");
+    let guard = jail.apply(&mut command);
+    let spawned = command.spawn();
+    drop(guard);
+    let mut child = spawned.map_err(|e| {
+        format!(
+            "`passt` did not start: {e}; install it: `apt install passt`, or use --network none"
+        )
+    })?;
+    check(&mut child)?;
+    Ok(child)
+}
+
+/// A refusal (a port in use, mostly) comes at once, as exit and text. The pipe
+/// closes when passt has set itself up (it gives stderr up) or ended.
+fn check(child: &mut Child) -> Result<(), String> {
+    let Some(mut stderr) = child.stderr.take() else {
+        return Ok(());
+    };
+    let mut fds = [rustix::event::PollFd::new(
+        &stderr,
+        rustix::event::PollFlags::IN,
+    )];
+    let moment = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 30_000_000,
+    };
+    let quiet = rustix::event::poll(&mut fds, Some(&moment)).unwrap_or(0) == 0;
+    if quiet {
+        // Drained for the rest of its life, so that it never blocks.
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        return Ok(());
+    }
+    let mut text = String::new();
+    let moment = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 100_000_000,
+    };
+    let mut buffer = [0; 2048];
+    loop {
+        let mut fds = [rustix::event::PollFd::new(
+            &stderr,
+            rustix::event::PollFlags::IN,
+        )];
+        if rustix::event::poll(&mut fds, Some(&moment)).unwrap_or(0) == 0 || text.len() > 4096 {
+            break;
+        }
+        match stderr.read(&mut buffer) {
+            Ok(count @ 1..) => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
+            _ => break,
+        }
+    }
+    if child.try_wait().ok().flatten().is_some() {
+        return Err(format!(
+            "`passt` refused: {}",
+            text.trim().replace('\n', "; ")
+        ));
+    }
+    std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    Ok(())
+}
+
+/// The host's interface towards the world; a machine without one has
+/// loopback, which is enough for published ports.
+fn interface() -> String {
+    let text = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let default = text.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let name = fields.next()?;
+        (fields.next()? == "00000000").then(|| name.to_owned())
+    });
+    default.unwrap_or_else(|| "lo".to_owned())
+}
+
+/// Does the text hold an address?
+pub(super) fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}

@@ -1,2 +1,0 @@
-//! Network attachments of a sandbox.
-
