@@ -39,7 +39,9 @@ pub(super) fn run(
     let pid = ours.expect_pid();
     syscalls::reap(intermediate);
     let pid = pid?;
-    let outcome = ours.expect_ready().and_then(|terminal| {
+    // Only now: else its first word could come before the one about its pid.
+    let outcome = ours.send(sync::PROCEED).and_then(|()| ours.expect_ready());
+    let outcome = outcome.and_then(|terminal| {
         ours.send(sync::GO)?;
         ours.expect_exec()?;
         Ok((pid, terminal))
@@ -76,6 +78,7 @@ fn become_process(spec: &ExecSpec<'_>, stdio: &Stdio, channel: &Channel) -> Erro
 }
 
 fn prepare(spec: &ExecSpec<'_>, stdio: &Stdio, channel: &Channel) -> Result<String> {
+    channel.wait(sync::PROCEED)?;
     credentials::check(spec.process)?;
     syscalls::reset_signals();
     rustix::process::setsid().tried(|| "start a session".to_owned())?;

@@ -39,7 +39,9 @@ impl Wanted {
     pub(super) fn from_spec(spec: &Spec) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let mut wanted = Self::default();
-        let list = linux.and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
+        let list = linux
+            .and_then(|linux| linux.namespaces().clone())
+            .unwrap_or_default();
         for namespace in list {
             match (namespace.path(), namespace.typ()) {
                 (_, LinuxNamespaceType::Time) => {
@@ -56,7 +58,9 @@ impl Wanted {
             }
         }
         if !wanted.has(LinuxNamespaceType::Mount) {
-            return Err(Error::invalid("a container needs a mount namespace of its own"));
+            return Err(Error::invalid(
+                "a container needs a mount namespace of its own",
+            ));
         }
         if wanted.has(LinuxNamespaceType::User) {
             let map = |list: Option<&Vec<LinuxIdMapping>>| id_map(list.map_or(&[], Vec::as_slice));
@@ -76,7 +80,10 @@ impl Wanted {
     /// clone that is still the agent's.
     pub(super) fn clone_flags(&self) -> u64 {
         let now = |kind: &&LinuxNamespaceType| **kind != LinuxNamespaceType::Cgroup;
-        self.fresh.iter().filter(now).fold(0, |flags, kind| flags | flag(*kind) as u64)
+        self.fresh
+            .iter()
+            .filter(now)
+            .fold(0, |flags, kind| flags | flag(*kind) as u64)
     }
 
     /// In the child: joins what is to be joined, makes what is left.
@@ -111,9 +118,8 @@ fn id_map(list: &[LinuxIdMapping]) -> Result<String> {
             "a user namespace needs between 1 and {MAP_LIMIT} id mappings"
         )));
     }
-    let line = |map: &LinuxIdMapping| {
-        format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())
-    };
+    let line =
+        |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
     Ok(list.iter().map(line).collect())
 }
 

@@ -30,8 +30,12 @@ pub(super) fn bind_console(slave: &OwnedFd) -> Result<()> {
     let name = rustix::termios::ttyname(slave, Vec::new()).tried(what)?;
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::open("/dev/console", flags, Mode::from_raw_mode(0o600)).tried(what)?;
-    let place = rustix::fs::open("/dev/console", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .tried(what)?;
+    let place = rustix::fs::open(
+        "/dev/console",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .tried(what)?;
     let path = Path::new(name.to_str().unwrap_or("/dev/pts/0"));
     let tree = rootfs::clone_tree(path, false).tried(what)?;
     rootfs::attach(tree.as_fd(), place.as_fd(), Path::new("/dev/console"))

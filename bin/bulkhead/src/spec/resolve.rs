@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources,
-    LinuxResourcesBuilder, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder, Process,
-    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxBuilder, LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxMemoryBuilder, LinuxPidsBuilder,
+    LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder,
+    Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::environment::Environment;
@@ -296,6 +296,14 @@ fn resources(options: &ContainerOptions) -> Result<LinuxResources, SpecError> {
             cpu = cpu.shares(shares);
         }
         resources = resources.cpu(cpu.build()?);
+    }
+    if options.privileged {
+        // Every device, of the guest.
+        let everything = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .access("rwm")
+            .build()?;
+        resources = resources.devices(vec![everything]);
     }
     if options.pids_limit > 0 {
         resources = resources.pids(
