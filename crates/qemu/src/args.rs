@@ -176,8 +176,8 @@ impl Machine {
             "reboot=t",
             "panic=-1",
             "random.trust_cpu=on",
-                // The driver makes an interface nobody asked for.
-                "dummy.numdummies=0",
+            // The driver makes an interface nobody asked for.
+            "dummy.numdummies=0",
         ]
         .map(str::to_owned)
         .to_vec();

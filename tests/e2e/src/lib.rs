@@ -1,2 +1,253 @@
-//! End-to-end tests through the real programs.
+//! What the end-to-end tests share: an image, a place for containers, and the
+//! program under test, run as users run it.
+//!
+//! The program comes from `BULKHEAD_TEST_PROGRAM` (set by `cargo xtask test`),
+//! else from the workspace's target directory. It needs QEMU, a built guest
+//! and the tools `cargo xtask test` installs; what is missing fails a test
+//! with its name.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set itself up has failed"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// A root of its own for containers and images; everything in it is killed
+/// and removed at the end.
+#[derive(Debug)]
+pub struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a command answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output, without the last line break.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .to_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Host {
+    /// A host without containers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The program, not yet started.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(args)
+            .env("BULKHEAD_ROOT", self.dir.path())
+            .env("BULKHEAD_ACCEL", "tcg");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end.
+    #[must_use]
+    pub fn bulkhead(&self, args: &[&str]) -> Answer {
+        self.command(args).output().unwrap().into()
+    }
+
+    /// Runs a shell script in a container that is removed at its end.
+    #[must_use]
+    pub fn run(&self, options: &[&str], script: &str) -> Answer {
+        let image = image();
+        let mut args = vec!["run", "--rm", "--network", "none"];
+        args.extend(options);
+        args.extend([image.as_str(), "sh", "-c", script]);
+        self.bulkhead(&args)
+    }
+
+    /// Starts a shell script in the background.
+    pub fn start(&self, name: &str, options: &[&str], script: &str) {
+        let image = image();
+        let mut args = vec!["run", "--detach", "--name", name];
+        args.extend(options);
+        args.extend([image.as_str(), "sh", "-c", script]);
+        let answer = self.bulkhead(&args);
+        assert_eq!(answer.code, 0, "{answer:?}");
+    }
+
+    /// What `inspect` says of a container's state.
+    #[must_use]
+    pub fn state(&self, name: &str) -> serde_json::Value {
+        let answer = self.bulkhead(&["inspect", name]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+        let all: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+        all[0]["state"].clone()
+    }
+
+    /// Directories of containers that are left.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let dir = self.dir.path().join("containers");
+        std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect()
+    }
+
+    /// Where everything is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Processes that belong to this host: those with its directory in their
+    /// arguments or open files.
+    #[must_use]
+    pub fn processes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let pid = entry.file_name().to_string_lossy().into_owned();
+            if !pid.bytes().all(|b| b.is_ascii_digit()) || pid == std::process::id().to_string() {
+                continue;
+            }
+            let args = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let args = String::from_utf8_lossy(&args).replace('\0', " ");
+            let files = std::fs::read_dir(entry.path().join("fd"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            let own = self.dir.path().to_string_lossy().into_owned();
+            let holds = files
+                .filter_map(|file| std::fs::read_link(file.path()).ok())
+                .any(|target| target.to_string_lossy().starts_with(&own));
+            if args.contains(&own) || holds {
+                found.push(format!("{pid} {args}"));
+            }
+        }
+        found
+    }
+}
+
+impl Host {
+    /// Every process of this host ends within a second.
+    pub fn settles(&self) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "still there: {left:?}"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.bulkhead(&["rm", "--force", "--all"]);
+    }
+}
+
+/// The program under test.
+#[must_use]
+pub fn program() -> PathBuf {
+    let path = std::env::var_os("BULKHEAD_TEST_PROGRAM").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/bulkhead"),
+        PathBuf::from,
+    );
+    assert!(
+        path.exists(),
+        "`{}` is missing: run `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
+/// Runs a tool that has to succeed.
+pub fn tool(program: &str, args: &[&str]) {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("`{program}`: {error}; `cargo xtask test` installs it"));
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
+}
+
+/// Reference of an image with static busybox, made once for each test program.
+pub fn image() -> String {
+    static IMAGE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = IMAGE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        busybox_image(dir.path());
+        dir
+    });
+    format!("oci:{}:latest", dir.path().join("image").display())
+}
+
+/// Makes an OCI layout `image` with the tag `latest` in a directory.
+pub fn busybox_image(dir: &Path) {
+    let root = dir.join("root");
+    for name in ["bin", "tmp", "proc", "sys", "dev", "etc", "home"] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox"))
+        .expect("/bin/busybox is there: `apt install busybox-static`");
+    let list = Command::new("/bin/busybox").arg("--list").output().unwrap();
+    for link in String::from_utf8(list.stdout)
+        .unwrap()
+        .lines()
+        .filter(|name| *name != "busybox")
+    {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(link)).unwrap();
+    }
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home:/bin/sh\n",
+    )
+    .unwrap();
+    std::fs::write(root.join("etc/group"), "root:x:0:\nlogs:x:50:web\n").unwrap();
+    let layout = dir.join("image").display().to_string();
+    let image = format!("{layout}:latest");
+    tool("umoci", &["init", "--layout", &layout]);
+    tool("umoci", &["new", "--image", &image]);
+    tool(
+        "umoci",
+        &[
+            "insert",
+            "--image",
+            &image,
+            &root.display().to_string(),
+            "/",
+        ],
+    );
+    tool(
+        "umoci",
+        &["config", "--image", &image, "--config.cmd", "/bin/sh"],
+    );
+}

@@ -1,5 +1,6 @@
 //! `bulkhead image`, and how `run` gets its image.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use bulkhead_image::{Image, ImageRef, LayerLimits, Progress, Store};
@@ -21,7 +22,11 @@ struct Printer;
 
 impl Progress for Printer {
     fn layer(&mut self, number: usize, count: usize) {
-        eprintln!("converting layer {number} of {count}");
+        // A line in a log file helps nobody; on a terminal it says what takes
+        // so long.
+        if std::io::stderr().is_terminal() {
+            eprintln!("converting layer {number} of {count}");
+        }
     }
 }
 

@@ -252,7 +252,7 @@ fn host_line(text: &str) -> Result<String, CommandError> {
     if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(wrong());
     }
-    Ok(format!("{address}\t{name}"))
+    Ok(format!("{address} {name}"))
 }
 
 fn write_cidfile(path: &Path, id: &str) -> Result<(), CommandError> {
@@ -328,8 +328,8 @@ mod tests {
 
     #[test]
     fn extra_hosts_are_lines_of_a_hosts_file() {
-        assert_eq!(host_line("db:10.0.0.1").unwrap(), "10.0.0.1\tdb");
-        assert_eq!(host_line("db:[fe80::1]").unwrap(), "fe80::1\tdb");
+        assert_eq!(host_line("db:10.0.0.1").unwrap(), "10.0.0.1 db");
+        assert_eq!(host_line("db:[fe80::1]").unwrap(), "fe80::1 db");
         assert!(host_line("db:nowhere").is_err());
         assert!(host_line("a b:10.0.0.1").is_err());
     }

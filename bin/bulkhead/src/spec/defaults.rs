@@ -23,11 +23,12 @@ const MASKED: [&str; 11] = [
     "/sys/devices/virtual/powercap",
 ];
 
-const READ_ONLY: [&str; 5] = [
+const READ_ONLY: [&str; 6] = [
     "/proc/asound",
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",
+    "/proc/sys",
     "/proc/sysrq-trigger",
 ];
 

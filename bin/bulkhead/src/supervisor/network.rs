@@ -71,6 +71,7 @@ fn passt(record: &Record) -> Result<Plan, String> {
         .iter()
         .map(|text| ports::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
+    ports.iter().try_for_each(ports::Port::check_free)?;
     let child = spawn(theirs.into(), &ports)?;
     let id = u32::from_str_radix(record.id.get(..6).unwrap_or("0"), 16).unwrap_or(0);
     let [_, a, b, c] = id.to_be_bytes();

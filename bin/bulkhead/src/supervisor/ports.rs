@@ -34,6 +34,23 @@ impl Port {
     }
 }
 
+impl Port {
+    /// Tries each host port for a moment: passt only warns of one it cannot
+    /// have, and the container would run unreachable.
+    pub(super) fn check_free(&self) -> Result<(), String> {
+        let address = self.address.as_deref().unwrap_or("0.0.0.0");
+        for port in self.host.0..=self.host.1 {
+            let bound = if self.udp {
+                std::net::UdpSocket::bind((address, port)).map(|_| ())
+            } else {
+                std::net::TcpListener::bind((address, port)).map(|_| ())
+            };
+            bound.map_err(|e| format!("the port {port} of {address} cannot be published: {e}"))?;
+        }
+        Ok(())
+    }
+}
+
 /// Parses one `--publish`.
 pub(crate) fn parse(text: &str) -> Result<Port, String> {
     let wrong =

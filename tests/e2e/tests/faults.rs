@@ -1,0 +1,136 @@
+//! Any process killed at any moment: the state says what died, and nothing is
+//! left.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use bulkhead_e2e::{Host, image};
+
+/// Kills in the walk; each is a container of its own.
+const INJECTIONS: u64 = 200;
+
+/// After a kill the truth has to be told within this.
+const TRUTH: Duration = Duration::from_secs(1);
+
+/// splitmix64: the walk is the same every time.
+fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Pids below a host's directory whose arguments begin with a word.
+fn pids(host: &Host, word: &str) -> Vec<i32> {
+    let lines = host.processes();
+    let fits = lines.iter().filter_map(|line| {
+        let (pid, args) = line.split_once(' ')?;
+        args.contains(word).then(|| pid.parse().unwrap())
+    });
+    fits.collect()
+}
+
+#[test]
+fn whatever_is_killed_whenever_nothing_is_left_and_the_state_is_true() {
+    let host = Host::new();
+    let image = image();
+    // The image is converted once; the walk is about containers.
+    assert_eq!(host.run(&[], "true").code, 0);
+    let mut seed = 2026;
+    let mut hits = 0;
+    for number in 0..INJECTIONS {
+        let victim = ["qemu-system", "bulkhead-supervisor", "run"][(next(&mut seed) % 3) as usize];
+        let delay = Duration::from_millis(next(&mut seed) % 1300);
+        let name = format!("c{number}");
+        let mut child = host
+            .command(&[
+                "run",
+                "--name",
+                &name,
+                "--network",
+                "none",
+                &image,
+                "sleep",
+                "0.2",
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        while start.elapsed() < delay {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let targets = if victim == "run" {
+            vec![child.id().cast_signed()]
+        } else {
+            pids(&host, victim)
+        };
+        for pid in &targets {
+            let _ = std::process::Command::new("kill")
+                .args(["-9", &pid.to_string()])
+                .status();
+            hits += 1;
+        }
+        if victim != "run" {
+            child.wait().unwrap();
+        } else {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        check(&host, &name, victim, number);
+    }
+    assert!(
+        hits > INJECTIONS / 3,
+        "only {hits} kills found their victim"
+    );
+}
+
+fn check(host: &Host, name: &str, victim: &str, number: u64) {
+    let told = Instant::now();
+    // A killed foreground leaves a container that runs on for a moment.
+    let patience = if victim == "run" {
+        Duration::from_secs(10)
+    } else {
+        TRUTH
+    };
+    loop {
+        let answer = host.bulkhead(&["ps", "--all", "--format", "json"]);
+        let all: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+        let own = all
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|line| line["name"] == name);
+        match own {
+            // Killed before it was made.
+            None => break,
+            Some(line) if line["status"] == "exited" => {
+                assert!(line["exit_code"].is_i64(), "{number}: {line}");
+                if line["exit_code"] == 255 {
+                    assert!(line["reason"].is_string(), "{number}: {line}");
+                }
+                break;
+            }
+            Some(line) => assert!(
+                told.elapsed() < patience,
+                "{number}: {victim} was killed and `{name}` says {line}"
+            ),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = host.bulkhead(&["rm", "--force", name]);
+    let deadline = Instant::now() + TRUTH;
+    while !(host.leftovers().is_empty() && host.processes().is_empty()) {
+        assert!(
+            Instant::now() < deadline,
+            "{number}: after {victim}: {:?} {:?}",
+            host.leftovers(),
+            host.processes()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

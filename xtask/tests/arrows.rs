@@ -1,0 +1,162 @@
+//! The picture in ARCHITECTURE.md, held: which crate may know which.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Left may depend on right, and on nothing else of the workspace.
+const ARROWS: [(&str, &[&str]); 13] = [
+    ("bulkhead-sys", &[]),
+    ("bulkhead-protocol", &[]),
+    ("bulkhead-hypervisor", &[]),
+    ("bulkhead-erofs", &[]),
+    ("bulkhead-seccomp", &[]),
+    ("bulkhead-guest", &["bulkhead-sys"]),
+    ("bulkhead-image", &["bulkhead-erofs", "bulkhead-sys"]),
+    ("bulkhead-qemu", &["bulkhead-hypervisor", "bulkhead-sys"]),
+    (
+        "bulkhead-sandbox",
+        &["bulkhead-hypervisor", "bulkhead-protocol", "bulkhead-sys"],
+    ),
+    ("bulkhead-agent", &["bulkhead-protocol", "bulkhead-sys"]),
+    (
+        "bulkhead",
+        &[
+            "bulkhead-guest",
+            "bulkhead-hypervisor",
+            "bulkhead-image",
+            "bulkhead-protocol",
+            "bulkhead-qemu",
+            "bulkhead-sandbox",
+            "bulkhead-seccomp",
+            "bulkhead-sys",
+        ],
+    ),
+    ("bulkhead-e2e", &[]),
+    ("xtask", &["bulkhead-guest"]),
+];
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn all_sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for dir in ["crates", "bin", "xtask", "tests"] {
+        sources(&workspace().join(dir), &mut found);
+    }
+    found
+}
+
+#[test]
+fn dependencies_point_down_only() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert_eq!(
+        packages.len(),
+        ARROWS.len(),
+        "a crate without a row in the table, or the reverse"
+    );
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let (_, allowed) = ARROWS.iter().find(|(own, _)| *own == name).expect(name);
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let on = dependency["name"].as_str().unwrap();
+            let own = ARROWS.iter().any(|(other, _)| *other == on);
+            let ships = dependency["kind"] != "dev";
+            assert!(
+                !own || !ships || allowed.contains(&on),
+                "`{name}` must not know `{on}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_file_names_the_backend() {
+    for path in all_sources() {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let may = [
+            "crates/qemu/",
+            "bulkhead/src/backend.rs",
+            "commands/check.rs",
+            "xtask/",
+        ];
+        let names = text.contains("bulkhead_qemu");
+        assert!(
+            !names || may.iter().any(|part| shown.contains(part)),
+            "{shown} names a backend"
+        );
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_its_two_rooms() {
+    for path in all_sources() {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let may = [
+            "crates/sys/",
+            "agent/src/container/syscalls.rs",
+            "xtask/tests/",
+        ];
+        let has = text.contains("unsafe {");
+        assert!(
+            !has || may.iter().any(|part| shown.contains(part)),
+            "{shown} holds unsafe code"
+        );
+    }
+}
+
+#[test]
+fn no_file_is_called_after_nothing() {
+    for path in all_sources() {
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let banned = [
+            "common", "util", "utils", "helpers", "manager", "service", "misc",
+        ];
+        assert!(!banned.contains(&stem.as_str()), "{}", path.display());
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 600, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn error_texts_begin_small_and_end_without_a_stop() {
+    for path in all_sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for part in text.split("#[error(\"").skip(1) {
+            let message = part.split("\")]").next().unwrap_or_default();
+            let first = message.chars().next().unwrap_or('x');
+            // Names keep their own spelling.
+            let name = message.starts_with("KVM");
+            assert!(
+                name || !first.is_uppercase(),
+                "{}: {message}",
+                path.display()
+            );
+            assert!(!message.ends_with('.'), "{}: {message}", path.display());
+        }
+    }
+}
