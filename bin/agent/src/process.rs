@@ -53,7 +53,7 @@ impl Process {
             None => None,
         };
         let (ended, has_ended) = watch::channel(false);
-        let pumps = Pumps::start(ends, streams, has_ended)?;
+        let pumps = Pumps::start(ends, streams, &has_ended)?;
         let (tell, exit_watch) = watch::channel(None);
         tokio::spawn(async move {
             // A dropped sender cannot happen while the reaper lives; 255 is
@@ -125,12 +125,12 @@ impl Pumps {
     fn start(
         ends: Ends,
         streams: HostStreams,
-        ended: watch::Receiver<bool>,
+        ended: &watch::Receiver<bool>,
     ) -> std::io::Result<Self> {
         let mut pumps = Self::default();
         if let Some(terminal) = ends.terminal {
             let write_end = AsyncFile::new(terminal.try_clone()?)?;
-            pumps.output(terminal, streams.stdout, &ended)?;
+            pumps.output(terminal, streams.stdout, ended)?;
             pumps.input = streams
                 .stdin
                 .map(|stream| tokio::spawn(pump_in(stream, write_end, true)));
@@ -142,7 +142,7 @@ impl Pumps {
         }
         for (fd, stream) in [(ends.stdout, streams.stdout), (ends.stderr, streams.stderr)] {
             if let Some(fd) = fd {
-                pumps.output(fd, stream, &ended)?;
+                pumps.output(fd, stream, ended)?;
             }
         }
         Ok(pumps)

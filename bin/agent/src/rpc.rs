@@ -200,7 +200,7 @@ impl AgentService {
             seccomp: (!request.seccomp.is_empty()).then_some(request.seccomp.as_slice()),
             stdio: child,
         };
-        let (container, terminal) = Container::create(args).map_err(Failure::container)?;
+        let (container, terminal) = Container::create(&args).map_err(Failure::container)?;
         set_size(&terminal, stdio);
         ends.terminal = terminal;
         Ok((container, ends))

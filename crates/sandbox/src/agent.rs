@@ -127,7 +127,7 @@ pub struct ContainerConfig {
     pub rootfs: Rootfs,
     /// Shared host directories.
     pub volumes: Vec<Volume>,
-    /// "user[:group]" to be resolved in the image; empty: the spec's ids.
+    /// `user[:group]` to be resolved in the image; empty: the spec's ids.
     pub user: String,
     /// Compiled seccomp program; empty: none.
     pub seccomp: Vec<u8>,
@@ -142,7 +142,7 @@ pub struct ExecConfig {
     pub id: String,
     /// OCI runtime spec `process`.
     pub process: Process,
-    /// "user[:group]" to be resolved in the image; empty: the spec's ids.
+    /// `user[:group]` to be resolved in the image; empty: the spec's ids.
     pub user: String,
     /// Compiled seccomp program; empty: none.
     pub seccomp: Vec<u8>,

@@ -1,7 +1,5 @@
 //! A container's life through the verbs.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;

@@ -16,8 +16,8 @@ use super::sync::{self, Channel};
 use super::{CreateArgs, Stdio, command, credentials, syscalls, terminal, user};
 
 /// Becomes the container; ends the process when that fails.
-pub(super) fn run(args: &CreateArgs<'_>, wanted: &Wanted, channel: Channel) -> ! {
-    let error = match become_container(args, wanted, &channel) {
+pub(super) fn run(args: &CreateArgs<'_>, wanted: &Wanted, channel: &Channel) -> ! {
+    let error = match become_container(args, wanted, channel) {
         Ok(never) => match never {},
         Err(error) => error,
     };

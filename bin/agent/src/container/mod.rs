@@ -90,11 +90,11 @@ pub(crate) struct ProcessHandle {
 
 impl Container {
     /// Makes a container up to the moment before its command is executed.
-    pub(crate) fn create(args: CreateArgs<'_>) -> Result<(Self, Option<OwnedFd>)> {
+    pub(crate) fn create(args: &CreateArgs<'_>) -> Result<(Self, Option<OwnedFd>)> {
         refuse(args.spec)?;
         let wanted = Wanted::from_spec(args.spec)?;
         let cgroup = Cgroup::create(args.id)?;
-        let made = Self::fork(&args, &wanted, &cgroup);
+        let made = Self::fork(args, &wanted, &cgroup);
         match made {
             Ok((pid, pinned, channel, terminal)) => {
                 let container = Self {
@@ -130,7 +130,7 @@ impl Container {
         let pid = match syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()))? {
             syscalls::Forked::Child => {
                 drop(ours);
-                child::run(args, wanted, theirs)
+                child::run(args, wanted, &theirs)
             }
             syscalls::Forked::Parent(pid) => pid,
         };

@@ -29,7 +29,6 @@ impl Failure {
         }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
     pub(super) fn invalid(error: impl std::error::Error + 'static) -> Self {
         Self::new(Code::INVALID_ARGUMENT, crate::chain(&error))
     }
@@ -42,7 +41,6 @@ impl Failure {
         Self::new(Code::INTERNAL, text)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
     pub(super) fn internal_from(error: impl std::error::Error + 'static) -> Self {
         Self::new(Code::INTERNAL, crate::chain(&error))
     }

@@ -236,10 +236,7 @@ mod tests {
             request: Request::Stats,
         };
         client
-            .send(
-                &call,
-                &[std::io::stdin().as_fd(), std::io::stdout().as_fd()],
-            )
+            .send(&call, &[io::stdin().as_fd(), io::stdout().as_fd()])
             .unwrap();
         let (got, fds) = server.receive::<Call>().await.unwrap().unwrap();
         assert_eq!((got.number, fds.len()), (7, 2));

@@ -21,7 +21,7 @@ const CPU_PERIOD: u64 = 100_000;
 #[derive(Debug)]
 pub(crate) struct Resolved {
     pub(crate) spec: Spec,
-    /// "user[:group]" for the guest to resolve; empty: root.
+    /// `user[:group]` for the guest to resolve; empty: root.
     pub(crate) user: String,
     pub(crate) volumes: Vec<Volume>,
     /// Bytes the container may use.

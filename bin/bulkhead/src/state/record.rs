@@ -20,7 +20,7 @@ pub(crate) struct Record {
     pub(crate) created: u64,
     pub(crate) rootfs: RootfsSource,
     pub(crate) spec: Spec,
-    /// "user[:group]" for the guest to resolve; empty: the spec's ids.
+    /// `user[:group]` for the guest to resolve; empty: the spec's ids.
     pub(crate) user: String,
     pub(crate) volumes: Vec<VolumeRecord>,
     /// Guest memory, bytes.

@@ -112,7 +112,6 @@ fn failure(text: impl Into<String>) -> Failure {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
 fn chained(error: impl std::error::Error + 'static) -> Failure {
     failure(report::chain(&error))
 }

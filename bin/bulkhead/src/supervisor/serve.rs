@@ -369,7 +369,6 @@ async fn feed(
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
 fn failure(error: impl std::error::Error + 'static) -> Failure {
     Failure {
         exit_code: 125,
