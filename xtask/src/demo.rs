@@ -1,5 +1,6 @@
 //! The main job, shown: an image in its own kernel.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -21,7 +22,7 @@ pub(crate) fn run(yes: bool) -> Outcome {
     if !image.exists() {
         make_image(&dir, &image)?;
     }
-    let reference = format!("oci:{}:latest", image.display());
+    let reference = "oci:target/demo/image:latest";
     println!("\n== the host's kernel");
     run::command(Command::new("uname").arg("-sr"))?;
     println!("\n== the container's kernel: bulkhead run --rm --timings {reference} …");
@@ -37,30 +38,27 @@ pub(crate) fn run(yes: bool) -> Outcome {
             "--timings",
             "--network",
             "none",
-            &reference,
+            reference,
             "sh",
             "-c",
             script,
         ],
     )?;
-    println!("\n== root in the container, with every capability, cannot touch the host");
-    let script = "echo c > /proc/sysrq-trigger; echo still here";
-    let _ = bulkhead(
-        &dir,
-        &[
-            "run",
-            "--rm",
-            "--privileged",
-            "--network",
-            "none",
-            &reference,
-            "sh",
-            "-c",
-            script,
-        ],
-    );
-    println!("\n(that guest's kernel crashed, or ignored it; this one did not:)");
-    run::command(Command::new("uname").arg("-sr"))
+    println!("\n== --privileged: every right, inside the guest; the host's own value stays");
+    let script = "mount -t tmpfs none /tmp && echo 'mounted a filesystem'; \
+        echo 77 > /proc/sys/kernel/panic && echo \"set kernel.panic to $(cat /proc/sys/kernel/panic)\"";
+    let privileged = [
+        "run",
+        "--rm",
+        "--privileged",
+        "--network",
+        "none",
+        reference,
+    ];
+    bulkhead(&dir, &[&privileged[..], &["sh", "-c", script]].concat())?;
+    print!("on the host kernel.panic is ");
+    std::io::stdout().flush().map_err(|e| e.to_string())?;
+    run::command(Command::new("cat").arg("/proc/sys/kernel/panic"))
 }
 
 fn bulkhead(dir: &Path, args: &[&str]) -> Outcome {
