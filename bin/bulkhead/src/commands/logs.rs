@@ -1,6 +1,6 @@
 //! `bulkhead logs`.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -25,19 +25,25 @@ pub(super) fn run(root: &Root, options: &LogsOptions) -> Outcome {
         since,
         timestamps: options.timestamps,
     };
-    let mut lines = Vec::new();
-    for name in ["log.old", "log"] {
-        if let Ok(file) = std::fs::File::open(dir.file(name)) {
-            lines.extend(BufReader::new(file).split(b'\n').map_while(Result::ok));
-        }
-    }
-    let read = std::fs::metadata(dir.file("log")).map_or(0, |meta| meta.len());
+    let mut text = std::fs::read(dir.file("log.old")).unwrap_or_default();
+    let current = std::fs::read(dir.file("log")).unwrap_or_default();
+    // Whole lines only: the rest of one that is being written comes with
+    // what follows.
+    let read = current
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    text.extend_from_slice(&current[..read]);
+    let mut lines: Vec<&[u8]> = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .collect();
     let keep = options.tail.unwrap_or(lines.len()).min(lines.len());
     for line in lines.split_off(lines.len() - keep) {
-        printer.print(&line)?;
+        printer.print(line)?;
     }
     if options.follow {
-        follow(&dir, read, &mut printer)?;
+        follow(&dir, read as u64, &mut printer)?;
     }
     Ok(ExitCode::SUCCESS)
 }
