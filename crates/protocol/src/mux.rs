@@ -10,7 +10,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
@@ -41,6 +41,15 @@ fn config() -> yamux::Config {
     config
 }
 
+/// Bytes gathered before the channel is touched.
+const BUFFER: usize = 64 << 10;
+
+/// Each touch of the port wakes the monitor, and yamux writes a frame's twelve
+/// bytes of header apart from its body.
+fn buffered<T: AsyncRead + AsyncWrite>(channel: T) -> BufStream<T> {
+    BufStream::with_capacity(BUFFER, BUFFER, channel)
+}
+
 /// The host's end: opens streams. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Opener {
@@ -59,7 +68,8 @@ impl Opener {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (requests, queue) = mpsc::channel(16);
-        let connection = yamux::Connection::new(channel.compat(), config(), yamux::Mode::Client);
+        let connection =
+            yamux::Connection::new(buffered(channel).compat(), config(), yamux::Mode::Client);
         (Self { requests }, run_opener(connection, queue))
     }
 
@@ -137,7 +147,7 @@ impl Acceptor {
     {
         let (accepted, streams) = mpsc::channel(STREAM_LIMIT);
         let mut connection =
-            yamux::Connection::new(channel.compat(), config(), yamux::Mode::Server);
+            yamux::Connection::new(buffered(channel).compat(), config(), yamux::Mode::Server);
         let driver = async move {
             while let Some(stream) = poll_fn(|context| connection.poll_next_inbound(context)).await
             {
