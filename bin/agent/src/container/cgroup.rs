@@ -60,7 +60,9 @@ impl Cgroup {
             self.memory(memory)?;
         }
         if let Some(pids) = resources.pids() {
-            self.write("pids.max", &limit(pids.limit()))?;
+            // 0 is "no limit" to runc's callers; literally, nothing could fork.
+            let most = if pids.limit() > 0 { pids.limit() } else { -1 };
+            self.write("pids.max", &limit(most))?;
         }
         for page in resources.hugepage_limits().iter().flatten() {
             self.write(
@@ -85,8 +87,8 @@ impl Cgroup {
         if let Some(idle) = cpu.idle() {
             self.write("cpu.idle", &idle.to_string())?;
         }
-        if cpu.quota().is_some() || cpu.period().is_some() {
-            let quota = limit(cpu.quota().unwrap_or(-1));
+        if cpu.quota().unwrap_or(0) != 0 || cpu.period().unwrap_or(0) != 0 {
+            let quota = limit(cpu.quota().filter(|quota| *quota != 0).unwrap_or(-1));
             let period = cpu
                 .period()
                 .filter(|period| *period != 0)
@@ -106,7 +108,8 @@ impl Cgroup {
     }
 
     fn memory(&self, memory: &LinuxMemory) -> Result<()> {
-        if let Some(bytes) = memory.limit() {
+        // 0 is "not given", as in runc: literally, all would be killed at once.
+        if let Some(bytes) = memory.limit().filter(|bytes| *bytes != 0) {
             self.write("memory.max", &limit(bytes))?;
         }
         if let Some(bytes) = memory.reservation() {
@@ -114,10 +117,15 @@ impl Cgroup {
         }
         // The spec counts memory and swap together, the kernel swap alone.
         // The guest has no swap; a kernel without the file means the same.
-        if let (Some(both), Some(bytes)) = (memory.swap(), memory.limit())
+        if let (Some(both @ (..=-1 | 1..)), Some(bytes @ (..=-1 | 1..))) =
+            (memory.swap(), memory.limit())
             && self.path.join("memory.swap.max").exists()
         {
-            let swap = if both < 0 { -1 } else { (both - bytes).max(0) };
+            let swap = if both < 0 {
+                -1
+            } else {
+                both.saturating_sub(bytes).max(0)
+            };
             self.write("memory.swap.max", &limit(swap))?;
         }
         Ok(())
@@ -166,7 +174,21 @@ impl Cgroup {
 
     /// Freezes or thaws, and waits until it is so.
     pub(super) fn freeze(&self, freeze: bool) -> Result<()> {
-        self.write("cgroup.freeze", if freeze { "1" } else { "0" })
+        self.write("cgroup.freeze", if freeze { "1" } else { "0" })?;
+        let wanted = if freeze { "frozen 1" } else { "frozen 0" };
+        if wait_event(&self.path, wanted) {
+            Ok(())
+        } else {
+            Err(Error::other(
+                "the container's processes cannot be stopped: one waits in the kernel",
+            ))
+        }
+    }
+
+    /// Whether it is frozen, or about to be.
+    pub(super) fn is_frozen(&self) -> bool {
+        std::fs::read_to_string(self.path.join("cgroup.freeze"))
+            .is_ok_and(|text| text.trim() == "1")
     }
 
     /// Kills what is left and removes it.
@@ -210,25 +232,27 @@ fn remove_tree(dir: &Path) -> std::io::Result<()> {
     }
     match std::fs::remove_dir(dir) {
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            wait_empty(dir);
+            wait_event(dir, "populated 0");
             std::fs::remove_dir(dir)
         }
         other => other,
     }
 }
 
-/// Waits until `cgroup.events` says that no process is left; two seconds at
-/// most.
-fn wait_empty(dir: &Path) {
+/// Waits until `cgroup.events` says so; two seconds at most.
+fn wait_event(dir: &Path, event: &str) -> bool {
     let Ok(file) = std::fs::File::open(dir.join("cgroup.events")) else {
-        return;
+        return false;
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
     loop {
         let text = std::fs::read_to_string(dir.join("cgroup.events")).unwrap_or_default();
         let left = deadline.saturating_duration_since(std::time::Instant::now());
-        if text.contains("populated 0") || left.is_zero() {
-            return;
+        if text.lines().any(|line| line == event) {
+            return true;
+        }
+        if left.is_zero() {
+            return false;
         }
         let mut fds = [rustix::event::PollFd::new(
             &file,

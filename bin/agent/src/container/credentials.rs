@@ -19,10 +19,6 @@ pub(super) fn apply(
         syscalls::setrlimit(resource(limit.typ()), limit.soft(), limit.hard())
             .tried(|| format!("set the limit {}", limit.typ()))?;
     }
-    if let Some(score) = process.oom_score_adj() {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .tried(|| format!("set the out-of-memory score {score}"))?;
-    }
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     if no_new_privileges {
         syscalls::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).tried(|| "set no_new_privs".to_owned())?;
@@ -146,6 +142,16 @@ fn resource(kind: PosixRlimitType) -> u32 {
         PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
     }
+}
+
+/// By the agent, through its own /proc: the container's may be missing, or
+/// covered by a file of the container's making.
+pub(super) fn adjust_oom_score(pid: i32, process: &Process) -> Result<()> {
+    let Some(score) = process.oom_score_adj() else {
+        return Ok(());
+    };
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+        .tried(|| format!("set the out-of-memory score {score}"))
 }
 
 /// Refuses what is out of the kernel's range before anything is forked.

@@ -70,7 +70,11 @@ const DEFAULT: [Rule; 10] = [
 pub(super) fn allows_everything(spec: &Spec) -> bool {
     let last = rules(spec).pop();
     last.is_some_and(|rule| {
-        rule.allow && rule.kind.is_none() && rule.major.is_none() && rule.access == ALL
+        rule.allow
+            && rule.kind.is_none()
+            && rule.major.is_none()
+            && rule.minor.is_none()
+            && rule.access == ALL
     })
 }
 
@@ -173,6 +177,7 @@ const SHIFT_RIGHT_32: u8 = 0x74;
 const MOVE_32: u8 = 0xb4;
 const MOVE_REGISTER_32: u8 = 0xbc;
 const JUMP_NOT_EQUAL_32: u8 = 0x56;
+const JUMP_EQUAL_32: u8 = 0x16;
 const EXIT: u8 = 0x95;
 
 /// struct bpf_cgroup_dev_ctx: access type (kind | access << 16), major,
@@ -205,6 +210,13 @@ fn one(rule: &Rule) -> Vec<u64> {
     tests.extend(rule.minor.map(|minor| (5, minor)));
     let mut code = Vec::new();
     let with_access = rule.access != ALL;
+    // An allowance fits what asks for nothing beyond it; a denial fits what
+    // asks for anything in it, or opening for more would get around it.
+    let (mask, jump_code) = if rule.allow {
+        (!rule.access & 0xffff, JUMP_NOT_EQUAL_32)
+    } else {
+        (rule.access, JUMP_EQUAL_32)
+    };
     let length = tests.len() + if with_access { 3 } else { 0 } + 2;
     let skip = |at: usize| (length - at - 1) as i16;
     for (register, value) in tests {
@@ -218,17 +230,10 @@ fn one(rule: &Rule) -> Vec<u64> {
         ));
     }
     if with_access {
-        // Fits when nothing is asked for beyond the rule's access.
         code.push(instruction(MOVE_REGISTER_32, 1, 3, 0, 0));
-        code.push(instruction(
-            AND_32,
-            1,
-            0,
-            0,
-            !rule.access.cast_signed() & 0xffff,
-        ));
+        code.push(instruction(AND_32, 1, 0, 0, mask.cast_signed()));
         let jump = skip(code.len());
-        code.push(instruction(JUMP_NOT_EQUAL_32, 1, 0, jump, 0));
+        code.push(instruction(jump_code, 1, 0, jump, 0));
     }
     code.push(instruction(MOVE_32, 0, 0, 0, i32::from(rule.allow)));
     code.push(instruction(EXIT, 0, 0, 0, 0));
@@ -258,7 +263,8 @@ mod tests {
                 JUMP_NOT_EQUAL_32 if registers[destination] != immediate => {
                     at += offset as usize;
                 }
-                JUMP_NOT_EQUAL_32 => {}
+                JUMP_EQUAL_32 if registers[destination] == immediate => at += offset as usize,
+                JUMP_NOT_EQUAL_32 | JUMP_EQUAL_32 => {}
                 EXIT => return registers[0] != 0,
                 other => panic!("code {other:#x}"),
             }
@@ -274,6 +280,21 @@ mod tests {
         assert!(!run(&code, BLOCK, READ, 254, 0));
         assert!(!run(&code, BLOCK, READ | MKNOD, 254, 0));
         assert!(!run(&code, CHARACTER, READ, 1, 1));
+    }
+
+    #[test]
+    fn a_denied_write_is_denied_to_who_also_reads() {
+        let disk = |allow, access| Rule {
+            allow,
+            kind: Some(BLOCK),
+            major: Some(254),
+            minor: Some(0),
+            access,
+        };
+        let code = program(&[disk(true, ALL), disk(false, WRITE)]);
+        assert!(run(&code, BLOCK, READ, 254, 0));
+        assert!(!run(&code, BLOCK, WRITE, 254, 0));
+        assert!(!run(&code, BLOCK, READ | WRITE, 254, 0));
     }
 
     #[test]

@@ -40,7 +40,9 @@ pub(super) fn run(
     syscalls::reap(intermediate);
     let pid = pid?;
     // Only now: else its first word could come before the one about its pid.
-    let outcome = ours.send(sync::PROCEED).and_then(|()| ours.expect_ready());
+    let outcome = credentials::adjust_oom_score(pid, spec.process)
+        .and_then(|()| ours.send(sync::PROCEED))
+        .and_then(|()| ours.expect_ready());
     let outcome = outcome.and_then(|terminal| {
         ours.send(sync::GO)?;
         ours.expect_exec()?;

@@ -137,6 +137,10 @@ impl Container {
         drop(theirs);
         let ready = wanted
             .write_maps(pid)
+            .and_then(|()| match args.spec.process() {
+                Some(process) => credentials::adjust_oom_score(pid, process),
+                None => Ok(()),
+            })
             .and_then(|()| ours.send(sync::PROCEED))
             .and_then(|()| ours.expect_ready());
         let terminal = match ready {
@@ -152,6 +156,7 @@ impl Container {
 
     /// Lets the command be executed. The error is execve's.
     pub(crate) fn start(&mut self) -> Result<()> {
+        self.refuse_frozen()?;
         let channel = self
             .waiting
             .take()
@@ -171,6 +176,7 @@ impl Container {
         if self.waiting.is_some() {
             return Err(Error::invalid("the container was not started yet"));
         }
+        self.refuse_frozen()?;
         let spec = exec::ExecSpec {
             process,
             user,
@@ -178,6 +184,15 @@ impl Container {
         };
         let (pid, terminal) = exec::run(&spec, &self.pinned, self.cgroup.fd(), stdio)?;
         Ok((ProcessHandle { pid }, terminal))
+    }
+
+    /// A process in a frozen cgroup never answers, and the agent has but one
+    /// thread to wait with.
+    fn refuse_frozen(&self) -> Result<()> {
+        if self.cgroup.is_frozen() {
+            return Err(Error::invalid("the container is paused: resume it first"));
+        }
+        Ok(())
     }
 
     /// Pid of the first process in the guest.

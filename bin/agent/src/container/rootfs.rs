@@ -6,6 +6,7 @@
 //! (the class of CVE-2021-30465, CVE-2025-31133).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path};
 
 use oci_spec::runtime::{Mount, Spec};
@@ -22,6 +23,9 @@ use super::{copyup, devices, syscalls};
 
 /// Mounts of one container at most.
 const MOUNT_LIMIT: usize = 1024;
+
+/// Links followed from one mount point at most, as the kernel does.
+const LINK_LIMIT: usize = 40;
 
 /// An open root filesystem.
 pub(super) struct Root {
@@ -73,8 +77,14 @@ impl Root {
         }
         let mut so_far = std::path::PathBuf::from("/");
         for part in path.components() {
-            let Component::Normal(name) = part else {
-                continue;
+            let name = match part {
+                Component::Normal(name) => name,
+                // Of a link's target; the root is its own parent.
+                Component::ParentDir => {
+                    so_far.push("..");
+                    continue;
+                }
+                _ => continue,
             };
             let parent = self
                 .open(&so_far, OFlags::PATH | OFlags::DIRECTORY)
@@ -96,6 +106,7 @@ impl Root {
             Err(Errno::NOENT) => {}
             other => return other.tried(what),
         }
+        let path = &self.behind_links(path)?;
         let name = path
             .file_name()
             .ok_or_else(|| Error::invalid("a mount on the root itself"))?;
@@ -103,6 +114,31 @@ impl Root {
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)).tried(what)?;
         self.open(path, OFlags::PATH).tried(what)
+    }
+
+    /// Where a path's last link points, when nothing is there yet: images
+    /// ship `/etc/resolv.conf` as a link to a file of a running system. The
+    /// result is resolved beneath the root like any other path.
+    fn behind_links(&self, path: &Path) -> Result<std::path::PathBuf> {
+        let what = || format!("follow the link `{}`", path.display());
+        let mut path = path.to_owned();
+        for _ in 0..LINK_LIMIT {
+            let link = match self.open(&path, OFlags::PATH | OFlags::NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(path),
+                other => other.tried(what)?,
+            };
+            let target = match rustix::fs::readlinkat(&link, "", Vec::new()) {
+                // Not a link.
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(path),
+                other => other.tried(what)?,
+            };
+            let target = std::ffi::OsString::from_vec(target.into_bytes());
+            path = path.parent().unwrap_or(Path::new("/")).join(target);
+        }
+        Err(Error::invalid(format!(
+            "`{}` is a circle of links",
+            path.display()
+        )))
     }
 
     /// Makes every mount of the spec, in order.
@@ -338,4 +374,29 @@ pub(super) fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &Path) -
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )
     .tried(|| format!("mount on `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_is_made_where_a_link_to_nothing_points() {
+        let dir = std::env::temp_dir().join(format!("bulkhead-links-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("etc")).unwrap();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, dir.join("etc").join(name)).unwrap();
+        };
+        link("../run/resolve/stub.conf", "resolv.conf");
+        link("../../../../outside", "hosts");
+        link("circle", "circle");
+        let fd = rustix::fs::open(&dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let root = Root { fd };
+        let made = ["/etc/resolv.conf", "/etc/hosts", "/etc/circle"]
+            .map(|path| root.make_file(Path::new(path)).is_ok());
+        let files = ["run/resolve/stub.conf", "outside"].map(|path| dir.join(path).is_file());
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(made, [true, true, false]);
+        assert_eq!(files, [true, true]);
+    }
 }

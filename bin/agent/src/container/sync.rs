@@ -20,6 +20,9 @@ const READY: u8 = b'R';
 const FAILED: u8 = b'F';
 const PID: u8 = b'N';
 
+/// A new process that is silent for so long is given up.
+const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Longest packet, bytes.
 const PACKET_LIMIT: usize = 4096;
 
@@ -38,6 +41,10 @@ pub(super) fn pair() -> Result<(Channel, Channel)> {
         None,
     )
     .tried(|| "make a socket pair".to_owned())?;
+    // The agent's end: a child that hangs must not take the agent with it.
+    let which = rustix::net::sockopt::Timeout::Recv;
+    rustix::net::sockopt::set_socket_timeout(&one, which, Some(ANSWER_TIMEOUT))
+        .tried(|| "limit the wait for a new process".to_owned())?;
     Ok((Channel { fd: one }, Channel { fd: two }))
 }
 
