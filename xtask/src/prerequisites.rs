@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 21] = [
+const PACKAGES: [(&str, &str); 22] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("libc6-dev", "links programs"),
     ("make", "builds the guest kernel"),
@@ -19,6 +19,7 @@ const PACKAGES: [(&str, &str); 21] = [
     ("binutils", "strips the guest kernel"),
     ("kmod", "builds the guest kernel"),
     ("libseccomp-dev", "compiles seccomp filters"),
+    ("libcap-ng-dev", "links the file server of volumes"),
     ("pkg-config", "finds libseccomp"),
     ("qemu-system-x86", "runs the virtual machines"),
     ("e2fsprogs", "formats writable layers"),

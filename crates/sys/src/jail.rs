@@ -64,12 +64,17 @@ impl Jail {
         self
     }
 
-    /// No core dumps (guest memory would land on the host's disk), and at
-    /// most `files` open files. getrlimit(2).
-    pub fn limits(&mut self, files: u64) -> &mut Self {
+    /// No core dumps: guest memory would land on the host's disk.
+    /// getrlimit(2).
+    pub fn no_core_dumps(&mut self) -> &mut Self {
         self.limits.push((libc::RLIMIT_CORE, 0));
-        self.limits.push((libc::RLIMIT_NOFILE, files));
         self
+    }
+
+    /// No core dumps, and at most `files` open files. getrlimit(2).
+    pub fn limits(&mut self, files: u64) -> &mut Self {
+        self.limits.push((libc::RLIMIT_NOFILE, files));
+        self.no_core_dumps()
     }
 
     /// Puts the restrictions on a command. The returned guard keeps the

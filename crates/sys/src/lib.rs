@@ -8,5 +8,6 @@ mod inherited;
 pub mod jail;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+pub mod namespaces;
 
 pub use inherited::inherited;

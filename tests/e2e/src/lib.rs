@@ -124,7 +124,7 @@ impl Host {
     }
 
     /// Processes that belong to this host: those with its directory in their
-    /// arguments or open files.
+    /// arguments, environment or open files.
     #[must_use]
     pub fn processes(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -140,10 +140,12 @@ impl Host {
                 .flatten()
                 .flatten();
             let own = self.dir.path().to_string_lossy().into_owned();
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let environment = String::from_utf8_lossy(&environment).into_owned();
             let holds = files
                 .filter_map(|file| std::fs::read_link(file.path()).ok())
                 .any(|target| target.to_string_lossy().starts_with(&own));
-            if args.contains(&own) || holds {
+            if args.contains(&own) || environment.contains(&own) || holds {
                 found.push(format!("{pid} {args}"));
             }
         }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::HashMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,15 @@ const INJECTIONS: u64 = 200;
 
 /// After a kill the truth has to be told within this.
 const TRUTH: Duration = Duration::from_secs(1);
+
+/// Who is killed.
+const VICTIMS: [&str; 5] = [
+    "qemu-system",
+    "bulkhead-supervisor",
+    "bulkhead-file-server",
+    "passt",
+    "run",
+];
 
 /// splitmix64: the walk is the same every time.
 fn next(seed: &mut u64) -> u64 {
@@ -37,12 +47,14 @@ fn pids(host: &Host, word: &str) -> Vec<i32> {
 fn whatever_is_killed_whenever_nothing_is_left_and_the_state_is_true() {
     let host = Host::new();
     let image = image();
+    let shared = tempfile::tempdir().unwrap();
+    let volume = format!("{}:/data", shared.path().display());
     // The image is converted once; the walk is about containers.
     assert_eq!(host.run(&[], "true").code, 0);
     let mut seed = 2026;
-    let mut hits = 0;
+    let mut hits = HashMap::new();
     for number in 0..INJECTIONS {
-        let victim = ["qemu-system", "bulkhead-supervisor", "run"][(next(&mut seed) % 3) as usize];
+        let victim = VICTIMS[(next(&mut seed) % VICTIMS.len() as u64) as usize];
         let delay = Duration::from_millis(next(&mut seed) % 1300);
         let name = format!("c{number}");
         let mut child = host
@@ -50,11 +62,12 @@ fn whatever_is_killed_whenever_nothing_is_left_and_the_state_is_true() {
                 "run",
                 "--name",
                 &name,
-                "--network",
-                "none",
+                "--volume",
+                &volume,
                 &image,
-                "sleep",
-                "0.2",
+                "sh",
+                "-c",
+                "echo x > /data/file; sleep 0.2",
             ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -73,7 +86,7 @@ fn whatever_is_killed_whenever_nothing_is_left_and_the_state_is_true() {
             let _ = std::process::Command::new("kill")
                 .args(["-9", &pid.to_string()])
                 .status();
-            hits += 1;
+            *hits.entry(victim).or_insert(0u64) += 1;
         }
         if victim != "run" {
             child.wait().unwrap();
@@ -83,10 +96,13 @@ fn whatever_is_killed_whenever_nothing_is_left_and_the_state_is_true() {
         }
         check(&host, &name, victim, number);
     }
-    assert!(
-        hits > INJECTIONS / 3,
-        "only {hits} kills found their victim"
-    );
+    // A kill before the victim exists or after it ended finds nobody.
+    for victim in VICTIMS {
+        assert!(
+            hits.get(victim).copied().unwrap_or(0) > INJECTIONS / 25,
+            "too few kills found their victim: {hits:?}"
+        );
+    }
 }
 
 fn check(host: &Host, name: &str, victim: &str, number: u64) {

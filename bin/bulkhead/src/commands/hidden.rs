@@ -1,41 +1,68 @@
 //! What the program is under names nobody types. The arguments are numbers
 //! of inherited descriptors and paths of our own making.
 
-use std::os::fd::RawFd;
+use std::env::ArgsOs;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+use bulkhead_share::Order;
+
+use crate::report;
 use crate::supervisor::{self, Inheritance};
 
-/// First argument of a supervisor.
+/// Name of a supervisor.
 pub(crate) const SUPERVISOR: &str = "bulkhead-supervisor";
 
-/// Becomes a supervisor when that is what was executed.
+/// Name of the file server of a volume.
+pub(crate) const FILE_SERVER: &str = "bulkhead-file-server";
+
+/// Becomes a supervisor or a file server when that is what was executed.
 pub(crate) fn dispatch() -> Option<ExitCode> {
     let mut args = std::env::args_os();
-    let name = args.next()?;
-    if name.to_str()? != SUPERVISOR {
-        return None;
+    match args.next()?.to_str()? {
+        SUPERVISOR => {
+            crate::init_logging(false);
+            Some(supervise(args).unwrap_or(ExitCode::from(125)))
+        }
+        FILE_SERVER => Some(serve_files(args)),
+        _ => None,
     }
-    crate::init_logging(false);
-    let mut text = || args.next();
-    let inheritance = (|| {
-        let root = text()?.into();
-        let dir = text()?.into();
-        let lock = bulkhead_sys::inherited(number(&text()?)?)?;
-        let creator = bulkhead_sys::inherited(number(&text()?)?)?;
-        Some(Inheritance {
-            root,
-            dir,
-            lock,
-            creator,
-        })
-    })();
-    Some(match inheritance {
-        Some(inheritance) => supervisor::main(inheritance),
-        None => ExitCode::from(125),
-    })
 }
 
-fn number(text: &std::ffi::OsStr) -> Option<RawFd> {
-    text.to_str()?.parse().ok()
+fn supervise(mut args: ArgsOs) -> Option<ExitCode> {
+    let root = args.next()?.into();
+    let dir = args.next()?.into();
+    let lock = descriptor(&mut args)?;
+    let creator = descriptor(&mut args)?;
+    Some(supervisor::main(Inheritance {
+        root,
+        dir,
+        lock,
+        creator,
+    }))
+}
+
+/// Serves a volume; why it cannot goes to standard output, where the
+/// supervisor reads it.
+fn serve_files(mut args: ArgsOs) -> ExitCode {
+    let (Some(dir), Some(listener)) = (descriptor(&mut args), descriptor(&mut args)) else {
+        return ExitCode::from(125);
+    };
+    let served = Order::read(std::io::stdin())
+        .map_err(|error| error.to_string())
+        .and_then(|order| {
+            bulkhead_share::serve(&order, dir, listener, std::io::stdout())
+                .map_err(|error| report::chain(&error))
+        });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            println!("{text}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn descriptor(args: &mut ArgsOs) -> Option<OwnedFd> {
+    bulkhead_sys::inherited(args.next()?.to_str()?.parse().ok()?)
 }

@@ -48,7 +48,6 @@ pub(super) fn run(root: &Root, mut options: RunOptions) -> Outcome {
     for port in &options.publish {
         crate::supervisor::ports::parse(port).map_err(CommandError::new)?;
     }
-    refuse_unsupported(&record)?;
     backend::warn_if_emulated(&record)?;
     let dir = root.create(&record)?;
     if let Some(path) = &options.cidfile {
@@ -65,17 +64,6 @@ pub(super) fn run(root: &Root, mut options: RunOptions) -> Outcome {
     } else {
         foreground(&client, &record, &dir, &options)
     }
-}
-
-/// What is understood and not done yet: said before anything starts.
-fn refuse_unsupported(record: &Record) -> Result<(), CommandError> {
-    if !record.volumes.is_empty() || matches!(record.rootfs, RootfsSource::Directory(_)) {
-        return Err(CommandError::new(
-            "host directories cannot be shared with a sandbox yet (--volume, --mount type=bind, \
-             --rootfs); put the files into the image, or use --tmpfs",
-        ));
-    }
-    Ok(())
 }
 
 fn foreground(
@@ -160,11 +148,13 @@ fn record(
 ) -> Result<Record, CommandError> {
     let container = &options.container;
     let memory = guest_memory(resolved.memory)?;
-    let volumes = resolved.volumes.into_iter().map(|volume| VolumeRecord {
-        source: volume.source,
-        target: volume.target,
-        read_only: volume.read_only,
-        options: volume.options,
+    let volumes = resolved.volumes.into_iter().map(|volume| {
+        Ok(VolumeRecord {
+            source: std::path::absolute(volume.source)?,
+            target: volume.target,
+            read_only: volume.read_only,
+            options: volume.options,
+        })
     });
     Ok(Record {
         format: FORMAT,
@@ -172,7 +162,7 @@ fn record(
         created: now(),
         rootfs,
         user: resolved.user,
-        volumes: volumes.collect(),
+        volumes: volumes.collect::<std::io::Result<_>>()?,
         memory,
         vcpus: options.vcpus.unwrap_or_else(|| vcpus(resolved.cpus)).max(1),
         storage: options.storage.bytes(),

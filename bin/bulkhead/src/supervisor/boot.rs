@@ -15,7 +15,9 @@ use bulkhead_sandbox::{
 use bulkhead_sys::jail::Jail;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
+use super::helper::Helper;
 use super::network;
+use super::volumes::{self, Shares};
 use crate::backend::{self, Backend};
 use crate::control::Failure;
 use crate::report;
@@ -45,7 +47,8 @@ pub(super) struct Plan {
 /// What has to live as long as the sandbox.
 pub(super) struct Resources {
     _lease: Option<Lease>,
-    _network: network::Helper,
+    /// Processes without which the sandbox cannot go on.
+    pub(super) helpers: Vec<Helper>,
 }
 
 /// Prepares a start. Nothing outlives a failure: descriptors close, helpers
@@ -53,12 +56,15 @@ pub(super) struct Resources {
 pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
     let backend = backend::open(record).map_err(|error| failure(error.text()))?;
     let (kernel, initramfs) = guest(record)?;
+    // The file servers close themselves in while the rest is prepared.
+    let mut shares = Shares::start(&record.volumes, dir).map_err(failure)?;
     let Root {
         disks,
         rootfs,
         lease,
-    } = root(record, dir)?;
+    } = root(record, dir, &mut shares)?;
     let network = network::plan(record)?;
+    shares.ready().map_err(failure)?;
     let sandbox = SandboxConfig {
         vm: VmConfig {
             boot: BootImage {
@@ -70,7 +76,7 @@ pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure>
             memory: record.memory,
             disks,
             nets: network.devices,
-            shares: Vec::new(),
+            shares: shares.devices,
             user: monitor_user(&record.id),
         },
         guest: GuestConfig {
@@ -84,7 +90,7 @@ pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure>
         id: record.id.clone(),
         spec: record.spec.clone(),
         rootfs,
-        volumes: Vec::new(),
+        volumes: shares.volumes,
         user: record.user.clone(),
         seccomp: seccomp::program(&record.spec).map_err(failure)?,
         stdio: StdioConfig {
@@ -95,7 +101,7 @@ pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure>
     };
     let resources = Resources {
         _lease: lease,
-        _network: network.helper,
+        helpers: shares.helpers.into_iter().chain(network.helper).collect(),
     };
     Ok(Plan {
         backend,
@@ -153,11 +159,21 @@ struct Root {
     lease: Option<Lease>,
 }
 
-fn root(record: &Record, dir: &ContainerDir) -> Result<Root, Failure> {
-    let RootfsSource::Image { id, store, .. } = &record.rootfs else {
-        return Err(failure(
-            "sharing a host directory as root filesystem is not supported yet",
-        ));
+fn root(record: &Record, dir: &ContainerDir, shares: &mut Shares) -> Result<Root, Failure> {
+    let (id, store) = match &record.rootfs {
+        RootfsSource::Image { id, store, .. } => (id, store),
+        RootfsSource::Directory(path) => {
+            shares.start_root(path, dir).map_err(failure)?;
+            let rootfs = Rootfs {
+                share: volumes::ROOT_TAG.to_owned(),
+                ..Default::default()
+            };
+            return Ok(Root {
+                disks: Vec::new(),
+                rootfs,
+                lease: None,
+            });
+        }
     };
     let store = Store::open(store).map_err(chained)?;
     let lease = store.lease(id).map_err(chained)?;

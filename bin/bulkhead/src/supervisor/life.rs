@@ -4,15 +4,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_sandbox::{AgentError, Container, Exit, HostStdio, Sandbox, Timing};
+use bulkhead_sandbox::{
+    AgentError, Container, ContainerConfig, Exit, HostStdio, Sandbox, SandboxConfig, Timing,
+};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::log::Log;
 use super::stdio::Hub;
-use super::{boot, serve};
+use super::{boot, helper, serve};
+use crate::backend::Backend;
 use crate::control::{AsyncSocket, Failure, Listener};
 use crate::report;
+use crate::state::record::RootfsSource;
 use crate::state::{ContainerDir, Record, Root, State, StateError, Status, events, record};
 
 /// How long the guest may take to write its dirty pages to shared
@@ -54,6 +58,8 @@ pub(super) struct Running {
 pub(super) struct Ended {
     pub(super) code: i32,
     pub(super) reason: Option<String>,
+    /// The machine or what it needs failed, not the command.
+    broken: bool,
 }
 
 /// The state, in memory and on disk.
@@ -115,17 +121,9 @@ pub(super) async fn run(
 }
 
 async fn live(shared: &Arc<Shared>, dir: &ContainerDir) -> Ended {
-    let failed = |failure: Failure| {
-        let ended = Ended {
-            code: failure.exit_code,
-            reason: Some(failure.text.clone()),
-        };
-        shared.started.send_replace(Some(Err(failure)));
-        ended
-    };
-    let (running, stdio, resources) = match bring_up(shared, dir).await {
+    let (running, stdio, mut resources) = match bring_up(shared, dir).await {
         Ok(up) => up,
-        Err(failure) => return failed(failure),
+        Err(failure) => return failed(shared, failure),
     };
     let log = shared
         .record
@@ -138,28 +136,58 @@ async fn live(shared: &Arc<Shared>, dir: &ContainerDir) -> Ended {
     });
     let pumps = shared.hub.start(stdio, log).await;
     shared.running.send_replace(Some(running.clone()));
+    let ended = tokio::select! {
+        biased;
+        ended = lead(shared, &running) => ended,
+        text = helper::failure(&mut resources.helpers) => failed(shared, lost(text)),
+    };
+    drain(shared, &running, pumps, &ended).await;
+    // The lease on the image and the helpers end here.
+    drop(resources);
+    ended
+}
 
+/// Starts the command when its creator says so, and sees it to its end.
+async fn lead(shared: &Arc<Shared>, running: &Running) -> Ended {
     let before = Instant::now();
     let go = tokio::select! {
         () = shared.go.notified() => Ok(()),
-        () = shared.abandoned.notified() => Err("its creator was killed before it started"),
+        () = shared.abandoned.notified() => {
+            Err(lost("its creator was killed before it started".to_owned()))
+        }
     };
-    if let Err(reason) = go {
-        return failed(Failure {
-            exit_code: INFRASTRUCTURE,
-            text: reason.to_owned(),
-        });
+    let started = match go {
+        Ok(()) => execute(shared, running, before.elapsed()).await,
+        Err(failure) => Err(failure),
+    };
+    match started {
+        Ok(()) => until_end(running).await,
+        Err(failure) => failed(shared, failure),
     }
-    let waited = before.elapsed();
-    let outcome = execute(shared, &running, waited).await;
-    let ended = match outcome {
-        Ok(()) => until_end(&running).await,
-        Err(failure) => failed(failure),
+}
+
+/// The end of a container whose sandbox failed, told to a creator that waits.
+fn failed(shared: &Shared, failure: Failure) -> Ended {
+    let ended = Ended {
+        code: failure.exit_code,
+        reason: Some(failure.text.clone()),
+        broken: true,
     };
-    drain(shared, &running, pumps, &ended).await;
-    // The lease on the image and the network's helper end here.
-    drop(resources);
+    shared.started.send_if_modified(|started| {
+        let waits = started.is_none();
+        if waits {
+            *started = Some(Err(failure));
+        }
+        waits
+    });
     ended
+}
+
+fn lost(text: String) -> Failure {
+    Failure {
+        exit_code: INFRASTRUCTURE,
+        text,
+    }
 }
 
 async fn bring_up(
@@ -173,8 +201,24 @@ async fn bring_up(
         backend,
         sandbox,
         container,
-        resources,
+        mut resources,
     } = plan;
+    let boot = boot_sandbox(shared, &backend, sandbox, container, prepared);
+    let (running, stdio) = tokio::select! {
+        biased;
+        up = boot => up?,
+        text = helper::failure(&mut resources.helpers) => return Err(lost(text)),
+    };
+    Ok((running, stdio, resources))
+}
+
+async fn boot_sandbox(
+    shared: &Arc<Shared>,
+    backend: &Backend,
+    sandbox: SandboxConfig,
+    container: ContainerConfig,
+    prepared: Duration,
+) -> Result<(Running, HostStdio), Failure> {
     let accelerator = backend.describe();
     let sandbox = Sandbox::start(backend.hypervisor(), sandbox)
         .await
@@ -206,7 +250,7 @@ async fn bring_up(
         .lock()
         .await
         .update(|state| state.timings = timings);
-    Ok((Running { sandbox, container }, stdio, resources))
+    Ok((Running { sandbox, container }, stdio))
 }
 
 async fn execute(shared: &Arc<Shared>, running: &Running, waited: Duration) -> Result<(), Failure> {
@@ -247,6 +291,7 @@ async fn until_end(running: &Running) -> Ended {
                 "killed by the guest's kernel: out of memory (the limit is set with --memory)"
                     .to_owned()
             }),
+            broken: false,
         },
         None => {
             let exit = running.sandbox.ended().await;
@@ -254,6 +299,7 @@ async fn until_end(running: &Running) -> Ended {
             Ended {
                 code: INFRASTRUCTURE,
                 reason: Some(failure.text),
+                broken: true,
             }
         }
     }
@@ -266,7 +312,8 @@ async fn drain(shared: &Arc<Shared>, running: &Running, pumps: Vec<JoinHandle<()
             let _ = pump.await;
         }
     };
-    if ended.code == INFRASTRUCTURE {
+    if ended.broken {
+        running.sandbox.kill();
         let _ = tokio::time::timeout(DRAIN_GRACE, output).await;
     } else {
         tokio::select! {
@@ -275,7 +322,9 @@ async fn drain(shared: &Arc<Shared>, running: &Running, pumps: Vec<JoinHandle<()
         }
     }
     shared.hub.close().await;
-    if shared.record.volumes.is_empty() {
+    let shares = !shared.record.volumes.is_empty()
+        || matches!(shared.record.rootfs, RootfsSource::Directory(_));
+    if ended.broken || !shares {
         // Nothing of the guest outlives it: no need to be polite.
         running.sandbox.kill();
         running.sandbox.ended().await;

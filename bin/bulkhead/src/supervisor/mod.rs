@@ -11,12 +11,14 @@
 //! killed supervisor leaves no process.
 
 mod boot;
+mod helper;
 mod life;
 pub(crate) mod log;
 mod network;
 pub(crate) mod ports;
 mod serve;
 mod stdio;
+mod volumes;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

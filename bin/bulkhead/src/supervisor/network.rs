@@ -10,6 +10,7 @@ use bulkhead_hypervisor::{NetBackend, NetDevice};
 use bulkhead_sandbox::{GuestConfig, Interface, Route};
 use bulkhead_sys::jail::Jail;
 
+use super::helper::Helper;
 use super::ports;
 use crate::control::Failure;
 use crate::state::Record;
@@ -22,27 +23,12 @@ const GATEWAY: &str = "10.0.2.2";
 const NAME_SERVER: &str = "10.0.2.3";
 const MTU: u16 = 1500;
 
-/// A process that has to live with the sandbox.
-#[derive(Default)]
-pub(super) struct Helper {
-    child: Option<Child>,
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// What a network is made of.
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) devices: Vec<NetDevice>,
     pub(super) guest: GuestConfig,
-    pub(super) helper: Helper,
+    pub(super) helper: Option<Helper>,
 }
 
 /// Prepares the network of a container.
@@ -107,7 +93,7 @@ fn passt(record: &Record) -> Result<Plan, String> {
             dns_servers: servers,
             ..Default::default()
         },
-        helper: Helper { child: Some(child) },
+        helper: Some(Helper::new("the network's `passt`".to_owned(), child)),
     })
 }
 

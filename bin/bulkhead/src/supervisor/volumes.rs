@@ -1,0 +1,313 @@
+//! Host directories and files shared with the sandbox: what may be shared,
+//! and the file server of each.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use bulkhead_hypervisor::ShareDevice;
+use bulkhead_sandbox::Volume;
+use bulkhead_share::{FileIdentity, Order, READY};
+use bulkhead_sys::jail::Jail;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+
+use super::helper::Helper;
+use crate::commands::hidden;
+use crate::state::ContainerDir;
+use crate::state::record::VolumeRecord;
+
+/// Volumes of a container at most: each is a process and a device.
+const VOLUME_LIMIT: usize = 16;
+
+/// Bytes of a file server's complaint that are read.
+const COMPLAINT_LIMIT: u64 = 4096;
+
+/// Tag of a root filesystem that is a host directory.
+pub(super) const ROOT_TAG: &str = "rootfs";
+
+/// What the shares of a sandbox are made of.
+#[derive(Default)]
+pub(super) struct Shares {
+    pub(super) devices: Vec<ShareDevice>,
+    pub(super) volumes: Vec<Volume>,
+    pub(super) helpers: Vec<Helper>,
+}
+
+impl Shares {
+    /// Starts a server for each volume. Wait for them with [`Self::ready`].
+    pub(super) fn start(volumes: &[VolumeRecord], dir: &ContainerDir) -> Result<Self, String> {
+        if volumes.len() > VOLUME_LIMIT {
+            return Err(format!(
+                "{} volumes are more than a sandbox has room for ({VOLUME_LIMIT}); share a \
+                 directory above them",
+                volumes.len()
+            ));
+        }
+        let mut shares = Self::default();
+        for (index, volume) in volumes.iter().enumerate() {
+            let tag = format!("volume{index}");
+            let source = open(&volume.source)?;
+            let file = source.file.is_some();
+            shares.serve(&volume.source, source, volume.read_only, &tag, dir)?;
+            shares.volumes.push(Volume {
+                tag,
+                target: volume.target.to_string_lossy().into_owned(),
+                read_only: volume.read_only,
+                file: if file { FileIdentity::SHARED_NAME } else { "" }.to_owned(),
+                options: volume.options.clone(),
+                ..Default::default()
+            });
+        }
+        Ok(shares)
+    }
+
+    /// Starts the server of a root filesystem.
+    pub(super) fn start_root(&mut self, path: &Path, dir: &ContainerDir) -> Result<(), String> {
+        let source = open(path)?;
+        if source.file.is_some() {
+            return Err(format!(
+                "the root filesystem `{}` is not a directory",
+                path.display()
+            ));
+        }
+        self.serve(path, source, false, ROOT_TAG, dir)
+    }
+
+    fn serve(
+        &mut self,
+        path: &Path,
+        source: Source,
+        read_only: bool,
+        tag: &str,
+        dir: &ContainerDir,
+    ) -> Result<(), String> {
+        let order = Order {
+            read_only,
+            file: source.file,
+        };
+        let failed = |error: std::io::Error| {
+            format!(
+                "the file server of `{}` did not start: {error}",
+                path.display()
+            )
+        };
+        let (listener, socket) = connection(dir, tag).map_err(failed)?;
+        let child = spawn(&order, source.dir, listener, dir).map_err(failed)?;
+        let name = format!("the file server of `{}`", path.display());
+        self.helpers.push(Helper::new(name, child));
+        self.devices.push(ShareDevice {
+            tag: tag.to_owned(),
+            socket,
+        });
+        Ok(())
+    }
+
+    /// Waits until every server serves.
+    pub(super) fn ready(&mut self) -> Result<(), String> {
+        for helper in &mut self.helpers {
+            let mut said = String::new();
+            if let Some(stdout) = helper.stdout() {
+                // Read to the order's end, not the server's: what follows the
+                // word can only come when it has failed.
+                let mut stdout = stdout.take(COMPLAINT_LIMIT);
+                while said != READY && read_some(&mut stdout, &mut said) {}
+            }
+            if said != READY {
+                return Err(format!("{} failed: {}", helper.name(), said.trim()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_some(from: &mut impl Read, into: &mut String) -> bool {
+    let mut buffer = [0; 512];
+    match from.read(&mut buffer) {
+        Ok(count @ 1..) => {
+            into.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            true
+        }
+        _ => false,
+    }
+}
+
+/// What is shared: a directory, or one file of it.
+struct Source {
+    dir: OwnedFd,
+    file: Option<FileIdentity>,
+}
+
+/// Opens what a volume shares. The last component may be a symbolic link, but
+/// not one that leads out of the directory it is in: whoever may write there
+/// would choose what the host shares.
+fn open(path: &Path) -> Result<Source, String> {
+    let shown = path.display();
+    let unreadable = |error: rustix::io::Errno| match error {
+        rustix::io::Errno::NOENT => {
+            format!("the volume source `{shown}` does not exist; create it first")
+        }
+        error => format!("the volume source `{shown}` cannot be opened: {error}"),
+    };
+    let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Some(name) = path.file_name() else {
+        // "/" and what ends in "..": no last component to mistrust.
+        let dir = rustix::fs::open(path, dir_flags, Mode::empty()).map_err(unreadable)?;
+        return Ok(Source { dir, file: None });
+    };
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let parent = rustix::fs::open(parent, dir_flags, Mode::empty()).map_err(unreadable)?;
+    let opened = beneath(&parent, Path::new(name)).map_err(|error| match error {
+        rustix::io::Errno::XDEV => leads_out(path),
+        error => unreadable(error),
+    })?;
+    let stat = rustix::fs::fstat(&opened).map_err(unreadable)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            readable(&opened).map_err(unreadable)?;
+            Ok(Source {
+                dir: opened,
+                file: None,
+            })
+        }
+        FileType::RegularFile => file(path, &parent, &stat).map_err(unreadable),
+        other => Err(format!(
+            "the volume source `{shown}` is a {}; only directories and regular files can be \
+             shared with another kernel",
+            kind(other)
+        )),
+    }
+}
+
+fn beneath(parent: &OwnedFd, name: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)
+}
+
+/// Refused here and not with every access of the guest.
+fn readable(dir: &OwnedFd) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, ".", flags, Mode::empty()).map(drop)
+}
+
+/// A single file, by the directory that holds it and its name there.
+fn file(path: &Path, parent: &OwnedFd, stat: &rustix::fs::Stat) -> rustix::io::Result<Source> {
+    // A link beneath the parent is followed to the file's own directory.
+    let real = std::fs::canonicalize(path).map_err(|_| rustix::io::Errno::NOENT)?;
+    let (Some(dir), Some(name)) = (real.parent(), real.file_name()) else {
+        return Err(rustix::io::Errno::INVAL);
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(parent, dir, flags, Mode::empty())?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::openat(&dir, name, flags, Mode::empty())?;
+    // The server makes sure that it serves the file that was checked.
+    Ok(Source {
+        dir,
+        file: Some(FileIdentity::new(name.to_owned(), stat)),
+    })
+}
+
+fn leads_out(path: &Path) -> String {
+    let target = std::fs::read_link(path).map_or_else(
+        |_| String::new(),
+        |target| format!(" (to `{}`)", target.display()),
+    );
+    format!(
+        "the volume source `{}` is a symbolic link that leads out of its directory{target}; name \
+         the real path",
+        path.display()
+    )
+}
+
+fn kind(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Socket => "socket",
+        FileType::Fifo => "named pipe",
+        FileType::BlockDevice | FileType::CharacterDevice => "device",
+        _ => "file of an unknown kind",
+    }
+}
+
+/// A listening socket and a connection to it that waits to be accepted: the
+/// library listens, and the monitor is given connected sockets only.
+fn connection(dir: &ContainerDir, tag: &str) -> std::io::Result<(OwnedFd, UnixStream)> {
+    let path = dir.file(&format!("{tag}.sock"));
+    let listener = UnixListener::bind(&path)?;
+    let connected = UnixStream::connect(&path);
+    std::fs::remove_file(&path)?;
+    Ok((listener.into(), connected?))
+}
+
+fn spawn(
+    order: &Order,
+    shared: OwnedFd,
+    listener: OwnedFd,
+    dir: &ContainerDir,
+) -> std::io::Result<Child> {
+    let mut jail = Jail::new();
+    let shared = jail.inherit(shared);
+    let listener = jail.inherit(listener);
+    jail.no_new_privileges().no_core_dumps();
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0(hidden::FILE_SERVER)
+        .args([shared.to_string(), listener.to_string()])
+        // For whoever reads a list of processes.
+        .arg(dir.path())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let guard = jail.apply(&mut command);
+    let spawned = command.spawn();
+    drop(guard);
+    let mut child = spawned?;
+    let bytes = order.to_bytes()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(&bytes)?;
+    }
+    Ok(child)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        open(path).err().unwrap()
+    }
+
+    #[test]
+    fn directories_and_files_are_shared_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), "x").unwrap();
+        std::fs::create_dir(at("sub")).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        symlink("file", at("inside")).unwrap();
+        symlink("/etc", at("outside")).unwrap();
+        assert!(open(dir.path()).unwrap().file.is_none());
+        assert!(open(&at("sub")).unwrap().file.is_none());
+        assert!(open(Path::new("/")).unwrap().file.is_none());
+        assert_eq!(open(&at("inside")).unwrap().file.unwrap().name, "file");
+        assert!(refusal(&at("socket")).contains("is a socket"));
+        assert!(refusal(Path::new("/dev/null")).contains("is a device"));
+        assert!(refusal(&at("missing")).contains("create it first"));
+        assert!(refusal(&at("outside")).contains("leads out of its directory (to `/etc`)"));
+    }
+
+    #[test]
+    fn a_connection_waits_and_leaves_no_socket() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = ContainerDir::at(root.path().to_owned());
+        let (listener, _connected) = connection(&dir, "volume0").unwrap();
+        assert!(UnixListener::from(listener).accept().is_ok());
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}
