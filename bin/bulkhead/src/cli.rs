@@ -159,6 +159,8 @@ pub(crate) struct RunOptions {
     /// Get the image: `missing` (not in the store), `always`, `never`
     #[arg(long, value_enum, default_value_t)]
     pub(crate) pull: PullPolicy,
+    #[command(flatten)]
+    pub(crate) registry: RegistryOptions,
     /// How to run guest code
     #[arg(long, value_enum, default_value_t, env = "BULKHEAD_ACCEL")]
     pub(crate) accel: AccelChoice,
@@ -187,6 +189,23 @@ pub(crate) struct RunOptions {
         value_name = "IMAGE [COMMAND]"
     )]
     pub(crate) words: Vec<String>,
+}
+
+/// How registries are talked to.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct RegistryOptions {
+    /// Insist on a trusted certificate; `--tls-verify=false` takes any, and plain HTTP
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        hide_default_value = true
+    )]
+    pub(crate) tls_verify: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -364,6 +383,8 @@ pub(crate) enum ImageCommand {
     Pull {
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
+        #[command(flatten)]
+        registry: RegistryOptions,
     },
     /// List images
     Ls(FormatOption),

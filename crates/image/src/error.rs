@@ -16,11 +16,26 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A kind of source that is not there yet.
-    #[error(
-        "`{0}` names a registry, and pulling from registries is not supported yet; copy the image with `skopeo copy docker://{0} oci:DIR:TAG` and run `oci:DIR:TAG`"
-    )]
-    Registry(String),
+    /// A registry refused, or could not be talked to.
+    #[error("`{image}` cannot be pulled{hint}")]
+    Registry {
+        /// The image's whole name.
+        image: String,
+        /// The way out, if one is known.
+        hint: String,
+        /// What the registry or the network says.
+        #[source]
+        source: Box<oci_client::errors::OciDistributionError>,
+    },
+    /// What `podman login` or `docker login` wrote down is no use.
+    #[error("the credentials for `{registry}` cannot be used")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// What is wrong with them.
+        #[source]
+        source: Box<docker_credential::CredentialRetrievalError>,
+    },
     /// A file of a source or the store.
     #[error("cannot {action} `{}`", path.display())]
     File {

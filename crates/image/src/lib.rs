@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   reference ─▶ source ─▶ index, manifest, config ─▶ for each layer not in the store:
-//!   (layout, archives)     (verified, bounded)        blob ─ digest ─▶ unzip ─ diffID ─▶ tar
+//!   (layout, archive,      (verified, bounded)        blob ─ digest ─▶ unzip ─ diffID ─▶ tar
 //!                                                     ─▶ layer rules ─▶ EROFS, under its diffID
 //! ```
 //!
@@ -13,6 +13,7 @@ pub mod disk;
 mod error;
 mod layer;
 mod reference;
+mod registry;
 mod source;
 mod store;
 mod verify;
@@ -20,4 +21,4 @@ mod verify;
 pub use error::{Error, Result};
 pub use layer::LayerLimits;
 pub use reference::ImageRef;
-pub use store::{Image, LayerFile, Lease, Progress, Store};
+pub use store::{Image, LayerFile, Lease, Progress, PullOptions, Store};

@@ -33,7 +33,7 @@ pub enum ImageRef {
         /// Which image of it.
         tag: Option<String>,
     },
-    /// A name in a registry, as written.
+    /// A name in a registry, with its registry and its tag or digest.
     Registry(String),
 }
 
@@ -80,7 +80,12 @@ fn registry(text: &str) -> Option<ImageRef> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
     let first = text.chars().next()?;
     let sane = text.chars().all(fine) && first.is_ascii_alphanumeric() && !text.contains("..");
-    sane.then(|| ImageRef::Registry(text.to_owned()))
+    let name = if sane {
+        crate::registry::canonical(text)
+    } else {
+        None
+    }?;
+    Some(ImageRef::Registry(name))
 }
 
 impl fmt::Display for ImageRef {
@@ -127,7 +132,10 @@ mod tests {
             "localhost:5000/a/b:1".parse(),
             Ok(ImageRef::Registry(_))
         ));
-        assert!(matches!("debian".parse(), Ok(ImageRef::Registry(_))));
+        assert_eq!(
+            "debian".parse::<ImageRef>().unwrap(),
+            ImageRef::Registry("docker.io/library/debian:latest".to_owned())
+        );
         for wrong in ["", "oci:", "oci:/a:", "-rf", "../x", "a b", "a\n"] {
             assert!(wrong.parse::<ImageRef>().is_err(), "{wrong:?}");
         }

@@ -1,15 +1,14 @@
-//! Where blobs come from: a layout directory, or a tar of one.
+//! Where blobs come from: a layout directory, a tar of one, or a registry.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::{
-    Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
-};
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::registry::Registry;
 use crate::verify::{self, Hashing, sha256_hex};
 use crate::{Error, ImageRef, Result};
 
@@ -54,10 +53,11 @@ pub(crate) enum Source {
         path: PathBuf,
         members: HashMap<String, (u64, u64)>,
     },
+    Registry(Registry),
 }
 
 impl Source {
-    pub(crate) fn open(reference: &ImageRef) -> Result<Self> {
+    pub(crate) fn open(reference: &ImageRef, insecure: bool) -> Result<Self> {
         match reference {
             ImageRef::Layout { path, .. } => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -71,7 +71,7 @@ impl Source {
             ImageRef::OciArchive { path, .. } | ImageRef::DockerArchive { path, .. } => {
                 open_archive(path)
             }
-            ImageRef::Registry(name) => Err(Error::Registry(name.clone())),
+            ImageRef::Registry(name) => Registry::open(name, insecure).map(Self::Registry),
         }
     }
 
@@ -112,13 +112,39 @@ impl Source {
                     .map_err(Error::file("read", path))?;
                 Ok((Box::new(file.take(size)), size))
             }
+            // Its blobs have digests, not names.
+            Self::Registry(_) => Err(missing()),
         }
+    }
+
+    /// A blob, which may hold other bytes than its digest says.
+    fn blob(&self, digest: &str, size: u64, what: &'static str) -> Result<Box<dyn Read>> {
+        if let Self::Registry(registry) = self {
+            return registry.blob(digest);
+        }
+        let (file, actual) = self.file(&blob_name(digest)?, what)?;
+        if actual != size {
+            return Err(Error::Blob {
+                digest: digest.to_owned(),
+                problem: format!("it has {actual} bytes, the manifest says {size}"),
+            });
+        }
+        Ok(file)
     }
 
     /// A blob whose digest is checked before anybody sees it.
     fn document(&self, descriptor: &Descriptor, what: &'static str, max: u64) -> Result<Vec<u8>> {
         let digest = descriptor.digest().to_string();
-        let bytes = self.bytes(&blob_name(&digest)?, what, max)?;
+        let size = descriptor.size();
+        if size > max {
+            return Err(Error::TooLarge(format!("its {what} has {size} bytes")));
+        }
+        let bytes = match self {
+            Self::Registry(registry) if what == "manifest" => {
+                registry.manifest_by_digest(&digest)?
+            }
+            _ => read_bounded(self.blob(&digest, size, what)?, &digest, size)?,
+        };
         if verify::of(&bytes) != digest || bytes.len() as u64 != descriptor.size() {
             return Err(Error::Blob {
                 digest,
@@ -133,11 +159,7 @@ impl Source {
         if size > max {
             return Err(Error::TooLarge(format!("its {what} has {size} bytes")));
         }
-        let mut bytes = Vec::new();
-        file.take(max)
-            .read_to_end(&mut bytes)
-            .map_err(Error::file("read", name))?;
-        Ok(bytes)
+        read_bounded(file, name, max)
     }
 
     /// Finds the image a reference names.
@@ -153,8 +175,23 @@ impl Source {
                     })?;
                 self.find_oci(choose(&index, tag.as_deref())?, 0)
             }
-            ImageRef::Registry(name) => Err(Error::Registry(name.clone())),
+            ImageRef::Registry(_) => self.find_in_registry(),
         }
+    }
+
+    fn find_in_registry(&self) -> Result<Found> {
+        let Self::Registry(registry) = self else {
+            return Err(Error::Unfit("it is not in a registry".to_owned()));
+        };
+        let text = registry.manifest()?;
+        let digest = verify::of(&text);
+        if let Some(asked) = registry.asked_digest().filter(|asked| *asked != digest) {
+            return Err(Error::Blob {
+                digest: asked.to_owned(),
+                problem: format!("its content is `{digest}`"),
+            });
+        }
+        self.find_by_manifest(&text, 0)
     }
 
     fn find_oci(&self, descriptor: &Descriptor, depth: usize) -> Result<Found> {
@@ -162,16 +199,30 @@ impl Source {
             return Err(Error::Unfit("its indexes nest too deeply".to_owned()));
         }
         let text = self.document(descriptor, "manifest", MANIFEST_MAX)?;
-        if matches!(descriptor.media_type(), MediaType::ImageIndex) {
+        self.find_by_manifest(&text, depth)
+    }
+
+    /// Finds an image by its manifest, or by an index: the two are told apart by what they hold,
+    /// because registries and layouts disagree on types.
+    fn find_by_manifest(&self, text: &[u8], depth: usize) -> Result<Found> {
+        #[derive(serde::Deserialize)]
+        struct Kind {
+            manifests: Option<serde::de::IgnoredAny>,
+        }
+        let kind: Kind = serde_json::from_slice(text).map_err(|source| Error::Document {
+            what: "manifest",
+            source,
+        })?;
+        if kind.manifests.is_some() {
             let index: ImageIndex =
-                serde_json::from_slice(&text).map_err(|source| Error::Document {
+                serde_json::from_slice(text).map_err(|source| Error::Document {
                     what: "index",
                     source,
                 })?;
             return self.find_oci(choose_platform(&index)?, depth + 1);
         }
         let manifest: ImageManifest =
-            serde_json::from_slice(&text).map_err(|source| Error::Document {
+            serde_json::from_slice(text).map_err(|source| Error::Document {
                 what: "manifest",
                 source,
             })?;
@@ -256,17 +307,12 @@ impl Source {
         layer: &LayerBlob,
         work: impl FnOnce(&mut dyn Read) -> Result<T>,
     ) -> Result<T> {
-        let (file, size) = self.file(&layer.name, "layer")?;
         let Some((digest, announced)) = &layer.blob else {
-            return work(&mut { file });
+            return work(&mut self.file(&layer.name, "layer")?.0);
         };
-        if size != *announced {
-            return Err(Error::Blob {
-                digest: digest.clone(),
-                problem: format!("it has {size} bytes, the manifest says {announced}"),
-            });
-        }
-        let mut hashing = Hashing::new(file);
+        let blob = self.blob(digest, *announced, "layer")?;
+        // No more than announced: what follows would only be hashed to be refused.
+        let mut hashing = Hashing::new(blob.take(announced.saturating_add(1)));
         let done = work(&mut hashing);
         let actual = hashing
             .finish()
@@ -281,6 +327,14 @@ impl Source {
         }
         done
     }
+}
+
+fn read_bounded(from: impl Read, name: &str, max: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(max)
+        .read_to_end(&mut bytes)
+        .map_err(Error::file("read", name))?;
+    Ok(bytes)
 }
 
 fn open_archive(path: &Path) -> Result<Source> {

@@ -10,7 +10,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
@@ -29,6 +29,15 @@ const RECORD_MAX: u64 = 16 << 20;
 pub trait Progress {
     /// Layer `number` of `count` is being converted.
     fn layer(&mut self, number: usize, count: usize);
+}
+
+/// How a pull is done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PullOptions {
+    /// What a layer may hold.
+    pub limits: LayerLimits,
+    /// Talk to a registry without a trusted certificate, or without TLS.
+    pub insecure: bool,
 }
 
 impl Progress for () {
@@ -122,16 +131,16 @@ impl Store {
     pub fn pull(
         &self,
         reference: &ImageRef,
-        limits: LayerLimits,
+        options: PullOptions,
         progress: &mut dyn Progress,
     ) -> Result<Image> {
-        let source = Source::open(reference)?;
+        let source = Source::open(reference, options.insecure)?;
         let found = source.find(reference)?;
         let count = found.layers.len();
         for (index, layer) in found.layers.iter().enumerate() {
             if !self.layer_path(&layer.diff_id)?.exists() {
                 progress.layer(index + 1, count);
-                self.convert(&source, layer, limits)?;
+                self.convert(&source, layer, options.limits)?;
             }
         }
         self.record(reference, found)
@@ -144,15 +153,7 @@ impl Store {
         let name = target.file_name().unwrap_or_default();
         let half = self.root.join("tmp").join(name);
         let lock_path = half.with_extension("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(Error::file("open", &lock_path))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-            .map_err(Error::file("lock", &lock_path))?;
+        let _lock = lock_layer(&lock_path)?;
         if target.exists() {
             return Ok(());
         }
@@ -398,4 +399,24 @@ fn read_record(path: &Path) -> Result<Image> {
         what: "record",
         source,
     })
+}
+/// Locks the conversion of a layer. Whoever held the lock before removed its file: a lock on a file
+/// that is not there any more excludes nobody, and is taken again.
+fn lock_layer(path: &Path) -> Result<File> {
+    loop {
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(Error::file("open", path))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .map_err(Error::file("lock", path))?;
+        let own = lock.metadata().map_err(Error::file("look at", path))?;
+        let there = path.metadata().is_ok_and(|meta| meta.ino() == own.ino());
+        if there {
+            return Ok(lock);
+        }
+    }
 }

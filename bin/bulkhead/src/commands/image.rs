@@ -3,9 +3,9 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use bulkhead_image::{Image, ImageRef, LayerLimits, Progress, Store};
+use bulkhead_image::{Image, ImageRef, Progress, PullOptions, Store};
 
-use crate::cli::{Format, ImageCommand};
+use crate::cli::{Format, ImageCommand, RegistryOptions};
 use crate::report::{CommandError, Outcome};
 use crate::state::Root;
 use crate::style;
@@ -32,7 +32,12 @@ impl Progress for Printer {
 
 /// Gets an image ready to run. A local source is looked at every time: its
 /// index and configuration are small, and layers in the store are not read.
-pub(super) fn obtain(root: &Root, name: &str, policy: Policy) -> Result<Image, CommandError> {
+pub(super) fn obtain(
+    root: &Root,
+    name: &str,
+    policy: Policy,
+    registry: RegistryOptions,
+) -> Result<Image, CommandError> {
     let store = Store::open(&root.store())?;
     let reference: ImageRef = name.parse()?;
     let stored = || {
@@ -40,13 +45,20 @@ pub(super) fn obtain(root: &Root, name: &str, policy: Policy) -> Result<Image, C
             .get(&reference.to_string())
             .or_else(|_| store.get(name))
     };
+    let pull = || {
+        let options = PullOptions {
+            insecure: !registry.tls_verify,
+            ..PullOptions::default()
+        };
+        store.pull(&reference, options, &mut Printer)
+    };
     match (&reference, policy) {
         (_, Policy::Never) => Ok(stored()?),
         (ImageRef::Registry(_), Policy::Missing) => match stored() {
             Ok(image) => Ok(image),
-            Err(_) => Ok(store.pull(&reference, LayerLimits::default(), &mut Printer)?),
+            Err(_) => Ok(pull()?),
         },
-        _ => Ok(store.pull(&reference, LayerLimits::default(), &mut Printer)?),
+        _ => Ok(pull()?),
     }
 }
 
@@ -54,9 +66,9 @@ pub(super) fn obtain(root: &Root, name: &str, policy: Policy) -> Result<Image, C
 pub(super) fn run(root: &Root, command: ImageCommand) -> Outcome {
     let store = Store::open(&root.store())?;
     match command {
-        ImageCommand::Pull { images } => {
+        ImageCommand::Pull { images, registry } => {
             for name in images {
-                println!("{}", obtain(root, &name, Policy::Always)?.id);
+                println!("{}", obtain(root, &name, Policy::Always, registry)?.id);
             }
         }
         ImageCommand::Ls(format) => list(&store, format.format)?,

@@ -131,7 +131,7 @@ fn rootfs(
         PullPolicy::Always => image::Policy::Always,
         PullPolicy::Never => image::Policy::Never,
     };
-    let image = image::obtain(root, &reference, policy)?;
+    let image = image::obtain(root, &reference, policy, options.registry)?;
     let source = RootfsSource::Image {
         reference,
         id: image.id.clone(),
