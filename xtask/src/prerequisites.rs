@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 26] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("libc6-dev", "links programs"),
     ("make", "builds the guest kernel"),
@@ -28,6 +28,7 @@ const PACKAGES: [(&str, &str); 25] = [
     ("busybox-static", "the demo's and the tests' image"),
     ("umoci", "makes and unpacks images to compare with"),
     ("docker-registry", "the tests pull from it"),
+    ("mmdebstrap", "makes the image with real software"),
     ("openssl", "makes the tests' certificates"),
     ("skopeo", "the tests push with it"),
     ("procps", "the tests send signals by `kill`"),

@@ -11,6 +11,8 @@
     reason = "a test that cannot set itself up has failed"
 )]
 
+mod software;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -20,6 +22,7 @@ use std::sync::OnceLock;
 #[derive(Debug)]
 pub struct Host {
     dir: tempfile::TempDir,
+    image: Option<String>,
 }
 
 impl Default for Host {
@@ -57,7 +60,25 @@ impl Host {
     pub fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
+            image: None,
         }
+    }
+
+    /// A host without containers whose image has much of Debian in it: servers,
+    /// a compiler, an init system. The layer is converted once for all hosts.
+    #[must_use]
+    pub fn with_software() -> Self {
+        let mut host = Self::new();
+        let (image, store) = software::image();
+        std::os::unix::fs::symlink(store, host.dir.path().join("store")).unwrap();
+        host.image = Some(image);
+        host
+    }
+
+    /// The image its containers are started from.
+    #[must_use]
+    pub fn image(&self) -> String {
+        self.image.clone().unwrap_or_else(image)
     }
 
     /// The program, not yet started.
@@ -81,7 +102,7 @@ impl Host {
     /// Runs a shell script in a container that is removed at its end.
     #[must_use]
     pub fn run(&self, options: &[&str], script: &str) -> Answer {
-        let image = image();
+        let image = self.image();
         let mut args = vec!["run", "--rm", "--network", "none"];
         args.extend(options);
         args.extend([image.as_str(), "sh", "-c", script]);
@@ -90,12 +111,18 @@ impl Host {
 
     /// Starts a shell script in the background.
     pub fn start(&self, name: &str, options: &[&str], script: &str) {
-        let image = image();
+        let image = self.image();
         let mut args = vec!["run", "--detach", "--name", name];
         args.extend(options);
         args.extend([image.as_str(), "sh", "-c", script]);
         let answer = self.bulkhead(&args);
         assert_eq!(answer.code, 0, "{answer:?}");
+    }
+
+    /// Runs a shell script in a running container.
+    #[must_use]
+    pub fn exec(&self, name: &str, script: &str) -> Answer {
+        self.bulkhead(&["exec", name, "sh", "-c", script])
     }
 
     /// What `inspect` says of a container's state.

@@ -42,6 +42,21 @@ impl Cgroup {
         self.fd.as_fd()
     }
 
+    /// The cgroup below this one that a process of the container is in.
+    pub(super) fn of_member(&self, pid: i32) -> Result<OwnedFd> {
+        let what = || format!("find the cgroup of process {pid}");
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).tried(what)?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let path = Path::new(CGROUP_ROOT).join(own.unwrap_or_default());
+        if !path.starts_with(&self.path) {
+            return Err(Error::other(format!(
+                "process {pid} left the container's cgroup"
+            )));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).tried(what)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

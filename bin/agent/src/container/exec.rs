@@ -4,10 +4,11 @@
 //! joins everything and forks once more; CLONE_PARENT makes the second one
 //! the agent's own child.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Process;
 
+use super::cgroup::Cgroup;
 use super::error::{Error, Result, Tried};
 use super::namespaces::Pinned;
 use super::sync::{self, Channel};
@@ -24,11 +25,12 @@ pub(super) struct ExecSpec<'a> {
 pub(super) fn run(
     spec: &ExecSpec<'_>,
     pinned: &Pinned,
-    cgroup: BorrowedFd<'_>,
+    cgroup: &Cgroup,
+    init: i32,
     stdio: Stdio,
 ) -> Result<(i32, Option<OwnedFd>)> {
     let (ours, theirs) = sync::pair()?;
-    let intermediate = match syscalls::clone_into(0, Some(cgroup))? {
+    let intermediate = match fork(cgroup, init)? {
         syscalls::Forked::Child => {
             drop(ours);
             join_and_fork(spec, pinned, &stdio, &theirs)
@@ -51,10 +53,24 @@ pub(super) fn run(
     outcome.inspect_err(|_| syscalls::kill(pid))
 }
 
+/// Forks into the container's cgroup; or beside its first process when that
+/// one, an init system mostly, has divided the cgroup among children: one that
+/// delegates controllers holds no process itself.
+fn fork(cgroup: &Cgroup, init: i32) -> Result<syscalls::Forked> {
+    let forked = match syscalls::clone_into(0, Some(cgroup.fd())) {
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            syscalls::clone_into(0, Some(cgroup.of_member(init)?.as_fd()))
+        }
+        forked => forked,
+    };
+    forked.tried(|| "fork into the container".to_owned())
+}
+
 fn join_and_fork(spec: &ExecSpec<'_>, pinned: &Pinned, stdio: &Stdio, channel: &Channel) -> ! {
-    let forked = pinned
-        .join()
-        .and_then(|()| syscalls::clone_into(libc::CLONE_PARENT as u64, None));
+    let forked = pinned.join().and_then(|()| {
+        syscalls::clone_into(libc::CLONE_PARENT as u64, None)
+            .tried(|| "fork into the container".to_owned())
+    });
     match forked {
         Ok(syscalls::Forked::Parent(pid)) => {
             let _ = channel.send_pid(pid);

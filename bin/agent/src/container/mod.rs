@@ -37,8 +37,8 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use cgroup::Cgroup;
-use error::Result;
 pub(crate) use error::{Error, ErrorKind};
+use error::{Result, Tried};
 use namespaces::{Pinned, Wanted};
 pub(crate) use stats::Stats;
 use sync::Channel;
@@ -127,7 +127,8 @@ impl Container {
         }
         device_filter::attach(cgroup.fd(), args.spec)?;
         let (ours, theirs) = sync::pair()?;
-        let pid = match syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()))? {
+        let forked = syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()));
+        let pid = match forked.tried(|| "fork into the container".to_owned())? {
             syscalls::Forked::Child => {
                 drop(ours);
                 child::run(args, wanted, &theirs)
@@ -182,7 +183,7 @@ impl Container {
             user,
             seccomp,
         };
-        let (pid, terminal) = exec::run(&spec, &self.pinned, self.cgroup.fd(), stdio)?;
+        let (pid, terminal) = exec::run(&spec, &self.pinned, &self.cgroup, self.pid, stdio)?;
         Ok((ProcessHandle { pid }, terminal))
     }
 

@@ -15,7 +15,7 @@ pub(super) enum Forked {
 
 /// clone3(2) without a stack of its own: a fork with namespaces, into a
 /// cgroup.
-pub(super) fn clone_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
+pub(super) fn clone_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> std::io::Result<Forked> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     // SAFETY: clone_args is plain data; all zeroes is its valid default.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -34,7 +34,7 @@ pub(super) fn clone_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<F
     // child lacks, and it may go on as ordinary Rust.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<libc::clone_args>()) };
     match pid {
-        -1 => Err(std::io::Error::last_os_error()).tried(|| "fork into the container".to_owned()),
+        -1 => Err(std::io::Error::last_os_error()),
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid as i32)),
     }
