@@ -70,15 +70,18 @@ fn bulkhead(dir: &Path, args: &[&str]) -> Outcome {
     )
 }
 
-/// An image of one layer: static busybox.
-fn make_image(dir: &Path, image: &Path) -> Outcome {
+/// An image of one layer: static busybox, whose files are in `busybox` of `dir`.
+pub(crate) fn make_image(dir: &Path, image: &Path) -> Outcome {
     let io = |error: std::io::Error| format!("the demo's image: {error}");
     let root = dir.join("busybox");
     for name in ["bin", "tmp", "proc", "sys", "dev", "etc"] {
         std::fs::create_dir_all(root.join(name)).map_err(io)?;
     }
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).map_err(io)?;
-    for link in ["sh", "ps", "id", "uname", "hostname", "cat", "echo", "grep"] {
+    let links = [
+        "sh", "ps", "id", "uname", "hostname", "cat", "echo", "grep", "dd", "sleep",
+    ];
+    for link in links {
         let path = root.join("bin").join(link);
         if !path.exists() {
             std::os::unix::fs::symlink("busybox", path).map_err(io)?;

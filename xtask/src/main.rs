@@ -1,6 +1,7 @@
 //! The only entry for people and CI: `cargo xtask --help`.
 
 mod agent;
+mod bench;
 mod check;
 mod demo;
 mod guest;
@@ -31,6 +32,12 @@ enum Task {
     Test,
     /// Format, lints, documentation
     Check,
+    /// Measure starts, memory and throughput beside a bare boot and other runtimes
+    Bench {
+        /// Rounds; each runs everybody once
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+    },
     /// Build the guest into the cache and print where it is
     Guest {
         /// Which kernel
@@ -55,6 +62,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(yes),
         Task::Test => test::run(yes),
         Task::Check => check::run(),
+        Task::Bench { rounds } => bench::run(yes, rounds),
         Task::Guest { kernel } => prerequisites::install(yes)
             .and_then(|()| guest::build(kernel))
             .map(|_| ()),

@@ -54,7 +54,29 @@ pub(super) struct Resources {
 /// Prepares a start. Nothing outlives a failure: descriptors close, helpers
 /// die, the writable layer's file goes with the container's directory.
 pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
-    let backend = backend::open(record).map_err(|error| failure(error.text()))?;
+    // The monitor is asked for its version while the rest is made; that runs on
+    // this thread, because helpers die with the thread that starts them.
+    std::thread::scope(|scope| {
+        let backend = scope.spawn(|| backend::open(record).map_err(|e| failure(e.text())));
+        let prepared = prepare(record, dir);
+        let backend = backend
+            .join()
+            .unwrap_or_else(|_| Err(failure("the search for a monitor panicked")));
+        // Without a monitor nothing else matters.
+        let (backend, prepared) = (backend?, prepared?);
+        Ok(Plan {
+            backend,
+            sandbox: prepared.0,
+            container: prepared.1,
+            resources: prepared.2,
+        })
+    })
+}
+
+fn prepare(
+    record: &Record,
+    dir: &ContainerDir,
+) -> Result<(SandboxConfig, ContainerConfig, Resources), Failure> {
     let (kernel, initramfs) = guest(record)?;
     // The file servers close themselves in while the rest is prepared.
     let mut shares = Shares::start(&record.volumes, dir).map_err(failure)?;
@@ -103,12 +125,7 @@ pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure>
         _lease: lease,
         helpers: shares.helpers.into_iter().chain(network.helper).collect(),
     };
-    Ok(Plan {
-        backend,
-        sandbox,
-        container,
-        resources,
-    })
+    Ok((sandbox, container, resources))
 }
 
 fn failure(text: impl Into<String>) -> Failure {

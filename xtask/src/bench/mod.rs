@@ -1,0 +1,220 @@
+//! Figures, measured here and now, side by side. Nothing is asserted: what a
+//! figure should be depends on the machine.
+
+mod bare;
+mod contender;
+mod memory;
+mod report;
+
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use self::bare::Bare;
+use self::contender::{Contender, bulkhead};
+use self::report::Report;
+use crate::run::{self, Outcome};
+use crate::{Kernel, guest, prerequisites};
+
+/// Bytes through standard output.
+const OUTPUT: u64 = 256 << 20;
+
+/// Measures everything and writes `target/bench/results.json`.
+pub(crate) fn run(yes: bool, rounds: u32) -> Outcome {
+    prerequisites::install(yes)?;
+    run::command(run::cargo().args(["build", "--release", "--package", "bulkhead"]))?;
+    let guest = guest::build(Kernel::Tuned)?;
+    let dir = run::workspace().join("target/bench");
+    std::fs::create_dir_all(&dir).map_err(text)?;
+    let image = image(&dir)?;
+    let root = dir.join("root");
+    let mut report = Report::new(rounds);
+
+    let idle = Idle::start(&root, &image)?;
+    let bare = Bare::like(idle.vmm, &guest, &dir)?;
+    report.add("memory", idle.memory(&root)?);
+    report.add("phases_ms", idle.phases());
+    report.add("throughput", throughput(&root, &image, &bare, &dir)?);
+    idle.end(&root)?;
+    let agent = crate::agent::build()?;
+    let bytes = agent.metadata().map_err(text)?.len();
+    report.add("agent", json!({"bytes": bytes}));
+
+    let mut contenders = vec![Contender::Bulkhead { image, root }];
+    contenders.extend(contender::runtimes(&dir));
+    // One round after the other, everybody in each: what the machine does
+    // meanwhile falls on all alike.
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        report.sample("start", "bare boot", bare.boot());
+        for contender in &contenders {
+            report.sample("start", contender.name(), contender.start());
+        }
+        for contender in &contenders {
+            report.sample("compute", contender.name(), contender.compute());
+        }
+    }
+    report.print();
+    let path = dir.join("results.json");
+    std::fs::write(&path, report.to_json()).map_err(text)?;
+    println!("\nwritten to {}", path.display());
+    Ok(())
+}
+
+/// A container that does nothing.
+struct Idle {
+    id: String,
+    vmm: u64,
+    supervisor: u64,
+    state: Value,
+}
+
+impl Idle {
+    fn start(root: &Path, image: &str) -> Outcome<Self> {
+        let words = ["run", "-d", "--network", "none", image, "sleep", "1000"];
+        // Twice: the first start converts the layers.
+        let first = ask(root, &words)?;
+        ask(root, &["rm", "-f", &first])?;
+        let id = ask(root, &words)?;
+        let text = ask(root, &["inspect", &id])?;
+        let all: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let state = all[0]["state"].clone();
+        let pid = |name: &str| state[name].as_u64().ok_or(format!("no `{name}`"));
+        Ok(Self {
+            vmm: pid("vmm_pid")?,
+            supervisor: pid("supervisor_pid")?,
+            id,
+            state,
+        })
+    }
+
+    fn memory(&self, root: &Path) -> Outcome<Value> {
+        let supervisor = memory::of(self.supervisor)?;
+        let vmm = memory::of(self.vmm)?;
+        let text = ask(root, &["exec", &self.id, "cat", "/proc/meminfo"])?;
+        let field = |name: &str| -> Option<u64> {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse().ok()
+        };
+        let available = field("MemAvailable:").unwrap_or(0);
+        Ok(json!({
+            "supervisor_pss_kib": supervisor.pss,
+            "supervisor_private_kib": supervisor.private,
+            "vmm_private_kib": vmm.private,
+            "guest_touched_kib": vmm.guest,
+            "guest_used_kib": (512u64 << 10).saturating_sub(available),
+        }))
+    }
+
+    fn phases(&self) -> Value {
+        let pairs = self.state["timings"].as_array().into_iter().flatten();
+        pairs
+            .filter_map(|pair| {
+                let millis = pair[1].as_f64()? / 1000.0;
+                Some((pair[0].as_str()?.to_owned(), json!(millis)))
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+
+    fn end(self, root: &Path) -> Outcome {
+        ask(root, &["rm", "-f", &self.id]).map(|_| ())
+    }
+}
+
+/// Standard output and a 4 KiB round trip, beside a bare port of the same
+/// monitor.
+fn throughput(root: &Path, image: &str, bare: &Bare, dir: &Path) -> Outcome<Value> {
+    let (port, trip) = bare.port(dir)?;
+    // Not `head`: busybox reads single bytes, and would be what is measured.
+    let script = format!("dd if=/dev/zero bs=65536 count={}", OUTPUT >> 16);
+    let mut command = bulkhead(root);
+    command.args([
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        image,
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(text)?;
+    let mut out = child.stdout.take().ok_or("no pipe")?;
+    out.read_exact(&mut [0]).map_err(text)?;
+    let start = Instant::now();
+    let bytes = std::io::copy(&mut out, &mut std::io::sink()).map_err(text)?;
+    let stdout = bytes as f64 / start.elapsed().as_secs_f64();
+    child.wait().map_err(text)?;
+    let own = round_trip(root, image)?;
+    Ok(json!({
+        "stdout_mb_s": stdout / 1e6,
+        "bare_port_mb_s": port / 1e6,
+        "stdout_ratio": stdout / port,
+        "round_trip_us": own.as_micros() as u64,
+        "bare_round_trip_us": trip.as_micros() as u64,
+        "round_trip_ratio": own.as_secs_f64() / trip.as_secs_f64(),
+    }))
+}
+
+fn round_trip(root: &Path, image: &str) -> Outcome<Duration> {
+    use std::io::Write;
+    const TRIPS: u32 = 200;
+    let mut command = bulkhead(root);
+    command.args(["run", "--rm", "-i", "--network", "none", image, "cat"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(text)?;
+    let mut to = child.stdin.take().ok_or("no pipe")?;
+    let mut from = child.stdout.take().ok_or("no pipe")?;
+    let mut block = [1; 4096];
+    let mut trip = || -> std::io::Result<()> {
+        to.write_all(&block)?;
+        from.read_exact(&mut block)
+    };
+    trip().map_err(text)?;
+    let start = Instant::now();
+    for _ in 0..TRIPS {
+        trip().map_err(text)?;
+    }
+    let took = start.elapsed() / TRIPS;
+    drop(to);
+    child.wait().map_err(text)?;
+    Ok(took)
+}
+
+/// An image of busybox, whose files are the other runtimes' bundle.
+fn image(dir: &Path) -> Outcome<String> {
+    let layout = dir.join("image");
+    if !layout.exists() {
+        crate::demo::make_image(dir, &layout)?;
+    }
+    Ok(format!("oci:{}:latest", layout.display()))
+}
+
+/// Asks the program, and gives what it prints.
+fn ask(root: &Path, words: &[&str]) -> Outcome<String> {
+    let output = bulkhead(root).args(words).output().map_err(text)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    Err(format!(
+        "`bulkhead {}`: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
+fn text(error: std::io::Error) -> String {
+    error.to_string()
+}
