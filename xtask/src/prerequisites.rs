@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 26] = [
+const PACKAGES: [(&str, &str); 27] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("libc6-dev", "links programs"),
     ("make", "builds the guest kernel"),
@@ -31,6 +31,7 @@ const PACKAGES: [(&str, &str); 26] = [
     ("mmdebstrap", "makes the image with real software"),
     ("openssl", "makes the tests' certificates"),
     ("skopeo", "the tests push with it"),
+    ("iproute2", "the tests make network namespaces"),
     ("procps", "the tests send signals by `kill`"),
     ("fdisk", "checks our partition tables"),
 ];

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
     ("bulkhead-guest", &["bulkhead-sys"]),
+    ("bulkhead-network", &["bulkhead-sys"]),
     ("bulkhead-share", &["bulkhead-sys"]),
     ("bulkhead-image", &["bulkhead-erofs", "bulkhead-sys"]),
     ("bulkhead-qemu", &["bulkhead-hypervisor", "bulkhead-sys"]),
@@ -27,6 +28,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "bulkhead-guest",
             "bulkhead-hypervisor",
             "bulkhead-image",
+            "bulkhead-network",
             "bulkhead-protocol",
             "bulkhead-qemu",
             "bulkhead-sandbox",

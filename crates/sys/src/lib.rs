@@ -9,5 +9,6 @@ pub mod jail;
 #[cfg(feature = "kvm")]
 pub mod kvm;
 pub mod namespaces;
+pub mod tap;
 
 pub use inherited::inherited;

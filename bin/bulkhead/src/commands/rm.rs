@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::lifecycle::kill_one;
 use crate::cli::RmOptions;
 use crate::report::{CommandError, Outcome};
+use crate::state::record::NetworkMode;
 use crate::state::{ContainerDir, Root, StateError, events};
 
 /// Removes containers.
@@ -64,6 +65,10 @@ fn remove(root: &Root, dir: &ContainerDir, force: bool) -> Result<(), CommandErr
     // An automatic removal may have been faster.
     root.remove(dir)?;
     if let Ok(record) = record {
+        if let NetworkMode::Namespace(path) = &record.network {
+            // A killed supervisor could not; a namespace that is gone needs nothing.
+            let _ = bulkhead_network::release_stale(path);
+        }
         events::emit(root.path(), &record, "remove", None);
     }
     Ok(())

@@ -47,6 +47,7 @@ pub(super) struct Plan {
 /// What has to live as long as the sandbox.
 pub(super) struct Resources {
     _lease: Option<Lease>,
+    _namespace: Option<bulkhead_network::Guard>,
     /// Processes without which the sandbox cannot go on.
     pub(super) helpers: Vec<Helper>,
 }
@@ -123,6 +124,7 @@ fn prepare(
     };
     let resources = Resources {
         _lease: lease,
+        _namespace: network.guard,
         helpers: shares.helpers.into_iter().chain(network.helper).collect(),
     };
     Ok((sandbox, container, resources))

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bulkhead_hypervisor::{NetBackend, NetDevice};
@@ -13,6 +14,7 @@ use bulkhead_sys::jail::Jail;
 use super::helper::Helper;
 use super::ports;
 use crate::control::Failure;
+use crate::report;
 use crate::state::Record;
 use crate::state::record::NetworkMode;
 
@@ -29,6 +31,8 @@ pub(super) struct Plan {
     pub(super) devices: Vec<NetDevice>,
     pub(super) guest: GuestConfig,
     pub(super) helper: Option<Helper>,
+    /// Gives a joined namespace back.
+    pub(super) guard: Option<bulkhead_network::Guard>,
 }
 
 /// Prepares the network of a container.
@@ -43,11 +47,55 @@ pub(super) fn plan(record: &Record) -> Result<Plan, Failure> {
             "--publish needs a network; leave --network none out".to_owned(),
         )),
         NetworkMode::Passt => passt(record).map_err(failed),
-        NetworkMode::Namespace(path) => Err(failed(format!(
-            "--network ns:{}: existing namespaces are not supported yet; use passt or none",
-            path.display()
-        ))),
+        NetworkMode::Namespace(_) if !record.ports.is_empty() => Err(failed(
+            "--publish is for --network passt; a namespace's ports are published by whoever set \
+             it up"
+                .to_owned(),
+        )),
+        NetworkMode::Namespace(path) => namespace(record, path).map_err(failed),
     }
+}
+
+/// The interfaces of an existing namespace, as its network plugin set them up.
+fn namespace(record: &Record, path: &Path) -> Result<Plan, String> {
+    let joined = bulkhead_network::join(path).map_err(|error| report::chain(&error))?;
+    let mut plan = Plan {
+        guard: Some(joined.guard),
+        ..Plan::default()
+    };
+    for interface in joined.interfaces {
+        let addresses = interface.addresses.iter();
+        plan.guest.interfaces.push(Interface {
+            mac: mac_text(interface.mac),
+            name: interface.name,
+            mtu: interface.mtu,
+            addresses: addresses
+                .map(|(address, prefix)| format!("{address}/{prefix}"))
+                .collect(),
+            ..Default::default()
+        });
+        plan.devices.push(NetDevice {
+            mac: interface.mac,
+            mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
+            backend: NetBackend::Tap(interface.tap),
+        });
+    }
+    let routes = joined.routes.into_iter().map(|route| Route {
+        destination: route
+            .destination
+            .map(|(address, prefix)| format!("{address}/{prefix}"))
+            .unwrap_or_default(),
+        gateway: route.gateway.map(|by| by.to_string()).unwrap_or_default(),
+        interface: route.interface,
+        ..Default::default()
+    });
+    plan.guest.routes = routes.collect();
+    plan.guest.dns_servers.clone_from(&record.dns);
+    Ok(plan)
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn passt(record: &Record) -> Result<Plan, String> {
@@ -63,9 +111,8 @@ fn passt(record: &Record) -> Result<Plan, String> {
     let [_, a, b, c] = id.to_be_bytes();
     // Locally administered, unicast.
     let mac = [0x02, 0x62, 0x6b, a, b, c];
-    let text = mac.map(|byte| format!("{byte:02x}")).join(":");
     let interface = Interface {
-        mac: text,
+        mac: mac_text(mac),
         name: "eth0".to_owned(),
         mtu: MTU.into(),
         addresses: vec![format!("{ADDRESS}/24")],
@@ -94,6 +141,7 @@ fn passt(record: &Record) -> Result<Plan, String> {
             ..Default::default()
         },
         helper: Some(Helper::new("the network's `passt`".to_owned(), child)),
+        guard: None,
     })
 }
 

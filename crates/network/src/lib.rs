@@ -1,0 +1,180 @@
+//! Joins a sandbox to the interfaces of a network namespace, as a network
+//! plugin left them.
+//!
+//! ```text
+//!        the namespace                              the guest
+//!   ── eth0 ── ingress ─redirect─▶ tap ─ frames ─▶ eth0, with the address,
+//!        ▲                          │              hardware address, MTU and
+//!        └────redirect── ingress ───┘              routes of the other
+//! ```
+//!
+//! The interface keeps its addresses, so that whoever made it finds it as it
+//! was; what arrives goes to the guest instead. tc-mirred(8).
+
+mod namespace;
+mod redirect;
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Interfaces of a namespace that are joined at most; each is a device of the
+/// machine.
+const INTERFACE_LIMIT: usize = 4;
+
+/// Why a namespace could not be joined.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The namespace cannot be entered.
+    #[error("the network namespace `{}` cannot be entered", path.display())]
+    Enter {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The namespace holds no interface that could be joined.
+    #[error(
+        "the network namespace `{}` has no interface with an address (beside loopback); \
+         set one up first", path.display()
+    )]
+    Empty {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The namespace holds too many interfaces.
+    #[error("the network namespace has {0} interfaces, and a sandbox can join {INTERFACE_LIMIT}")]
+    TooMany(usize),
+    /// Another sandbox, or somebody's traffic shaping, uses an interface.
+    #[error(
+        "`{interface}` has an ingress discipline already: another sandbox is joined to it, or \
+         traffic is shaped there; give each sandbox a namespace of its own"
+    )]
+    InUse {
+        /// The interface's name.
+        interface: String,
+    },
+    /// The tap device could not be made.
+    #[error("a tap device could not be made")]
+    Tap(#[source] std::io::Error),
+    /// The kernel refused a change.
+    #[error("the kernel refused to {what}")]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// What it says.
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+}
+
+/// An interface the guest gets.
+#[derive(Debug)]
+pub struct Interface {
+    /// Its name in the namespace, and in the guest.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Largest packet, bytes.
+    pub mtu: u32,
+    /// Addresses and the length of their prefixes.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// The frames, each behind a `virtio_net_hdr`.
+    pub tap: OwnedFd,
+}
+
+/// A route the guest gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Address and length of the prefix; `None` is the default route.
+    pub destination: Option<(IpAddr, u8)>,
+    /// The next hop; `None` for neighbours.
+    pub gateway: Option<IpAddr>,
+    /// Name of the interface.
+    pub interface: String,
+}
+
+/// A joined namespace. The redirection ends when this is dropped.
+#[derive(Debug)]
+pub struct Joined {
+    /// Its interfaces; the descriptors are for the monitor.
+    pub interfaces: Vec<Interface>,
+    /// Its routes, the ones to neighbours first.
+    pub routes: Vec<Route>,
+    /// Ends the redirection.
+    pub guard: Guard,
+}
+
+/// Ends a redirection when dropped.
+#[derive(Debug)]
+pub struct Guard {
+    path: PathBuf,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // A namespace that is gone took everything along.
+        let _ = release(&self.path);
+    }
+}
+
+/// Joins the namespace at `path` (a file as `ip netns` makes them).
+///
+/// # Errors
+///
+/// [`Error`]; the namespace is then as it was.
+pub fn join(path: &Path) -> Result<Joined, Error> {
+    let shown = path.to_owned();
+    let (interfaces, routes) = namespace::inside(path, move |handle| async move {
+        let links = redirect::links(&handle).await?;
+        match links.len() {
+            0 => return Err(Error::Empty { path: shown }),
+            1..=INTERFACE_LIMIT => {}
+            count => return Err(Error::TooMany(count)),
+        }
+        redirect::release_stale(&handle).await?;
+        for link in &links {
+            redirect::refuse_in_use(&handle, link).await?;
+        }
+        let routes = redirect::routes(&handle, &links).await?;
+        let mut interfaces = Vec::new();
+        for (number, link) in links.into_iter().enumerate() {
+            match redirect::redirect(&handle, link, number).await {
+                Ok(interface) => interfaces.push(interface),
+                Err(error) => {
+                    redirect::release(&handle).await?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok((interfaces, routes))
+    })?;
+    Ok(Joined {
+        interfaces,
+        routes,
+        guard: Guard {
+            path: path.to_owned(),
+        },
+    })
+}
+
+/// Ends a redirection whose sandbox was killed with everything that could have
+/// ended it. One that is alive stays, and what others set up there too.
+///
+/// # Errors
+///
+/// [`Error::Enter`] when the namespace is gone, [`Error::Refused`].
+pub fn release_stale(path: &Path) -> Result<(), Error> {
+    namespace::inside(path, |handle| async move {
+        redirect::release_stale(&handle).await
+    })
+}
+
+fn release(path: &Path) -> Result<(), Error> {
+    namespace::inside(
+        path,
+        |handle| async move { redirect::release(&handle).await },
+    )
+}

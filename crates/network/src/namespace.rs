@@ -1,0 +1,48 @@
+//! Work inside a network namespace.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rtnetlink::Handle;
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::LinkNameSpaceType;
+
+use crate::Error;
+
+/// Runs `work` in the namespace at `path`, on a thread of its own that ends
+/// with it: the caller never leaves its namespace.
+pub(crate) fn inside<T, F, W>(path: &Path, work: W) -> Result<T, Error>
+where
+    T: Send,
+    F: Future<Output = Result<T, Error>>,
+    W: FnOnce(Handle) -> F + Send,
+{
+    let failed = |source: io::Error| Error::Enter {
+        path: path.to_owned(),
+        source,
+    };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let namespace = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let runtime = enter(&namespace).map_err(failed)?;
+            runtime.block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+                tokio::spawn(connection);
+                work(handle).await
+            })
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(failed(io::Error::other("the work there panicked"))))
+    })
+}
+
+/// setns(2); refuses what is no network namespace.
+fn enter(namespace: &OwnedFd) -> io::Result<tokio::runtime::Runtime> {
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}

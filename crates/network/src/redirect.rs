@@ -1,0 +1,299 @@
+//! Interfaces as they are found, and their frames turned to a tap device.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
+use rtnetlink::packet_route::tc::TcAttribute;
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+use crate::{Error, Interface, Route};
+
+/// Marks our filters: nobody's default, so that what others set up is told
+/// apart.
+const PRIORITY: u16 = 0xb0c4;
+
+/// Beginning of a tap device's name.
+const TAP_NAME: &str = "bulkhead";
+
+/// Parent of an ingress discipline's filters, "ffff:". tc(8).
+const INGRESS: u32 = 0xffff_0000;
+
+/// ETH_P_ALL in network order, as filters have it.
+const ALL_PROTOCOLS: u16 = 0x0003u16.to_be();
+
+/// An interface before it is redirected.
+#[derive(Debug)]
+pub(crate) struct Link {
+    index: u32,
+    name: String,
+    mac: [u8; 6],
+    mtu: u32,
+    addresses: Vec<(IpAddr, u8)>,
+}
+
+fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Refused {
+        what,
+        source: Box::new(source),
+    }
+}
+
+/// Ethernet interfaces that are up and have an address.
+pub(crate) async fn links(handle: &Handle) -> Result<Vec<Link>, Error> {
+    let messages: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(refused("list interfaces"))?;
+    let mut links: Vec<Link> = messages.iter().filter_map(link).collect();
+    let mut addresses = handle.address().get().execute();
+    while let Some(message) = addresses
+        .try_next()
+        .await
+        .map_err(refused("list addresses"))?
+    {
+        let owner = links
+            .iter_mut()
+            .find(|link| link.index == message.header.index);
+        let address = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+        let address = address.or_else(|| {
+            message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                })
+        });
+        if let (Some(link), Some(address)) = (owner, address)
+            && !is_link_local(address)
+        {
+            link.addresses.push((address, message.header.prefix_len));
+        }
+    }
+    links.retain(|link| !link.addresses.is_empty());
+    Ok(links)
+}
+
+/// The guest's kernel makes its own.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let flags = message.header.flags;
+    if flags.contains(LinkFlags::Loopback) || !flags.contains(LinkFlags::Up) {
+        return None;
+    }
+    let (mut name, mut mac, mut mtu) = (None, None, 1500);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(value) => mtu = *value,
+            _ => {}
+        }
+    }
+    Some(Link {
+        index: message.header.index,
+        name: name?,
+        mac: mac?,
+        mtu,
+        addresses: Vec::new(),
+    })
+}
+
+/// Routes of the main table that lead out of these interfaces and that the
+/// guest's kernel does not make by itself.
+pub(crate) async fn routes(handle: &Handle, links: &[Link]) -> Result<Vec<Route>, Error> {
+    let mut routes = Vec::new();
+    let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
+    for family in [v4, v6] {
+        let mut messages = handle.route().get(family).execute();
+        while let Some(message) = messages.try_next().await.map_err(refused("list routes"))? {
+            routes.extend(route(&message, links));
+        }
+    }
+    // A gateway may only be reachable by a route to it alone.
+    routes.sort_by_key(|route| route.gateway.is_some());
+    Ok(routes)
+}
+
+fn route(message: &RouteMessage, links: &[Link]) -> Option<Route> {
+    let header = &message.header;
+    let ours = header.table == RouteHeader::RT_TABLE_MAIN
+        && header.kind == RouteType::Unicast
+        && header.protocol != RouteProtocol::Kernel;
+    if !ours {
+        return None;
+    }
+    let (mut destination, mut gateway, mut interface) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(to) => destination = address(to),
+            RouteAttribute::Gateway(by) => gateway = address(by),
+            RouteAttribute::Oif(index) => {
+                interface = links.iter().find(|link| link.index == *index);
+            }
+            _ => {}
+        }
+    }
+    let v6 = header.address_family == AddressFamily::Inet6;
+    // A default route without a gateway has no address that tells its family.
+    if destination.is_none() && gateway.is_none() && v6 {
+        return None;
+    }
+    Some(Route {
+        destination: destination.map(|to| (to, header.destination_prefix_length)),
+        gateway,
+        interface: interface?.name.clone(),
+    })
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+/// Refuses an interface somebody turned away already.
+pub(crate) async fn refuse_in_use(handle: &Handle, link: &Link) -> Result<(), Error> {
+    let index = link.index.cast_signed();
+    let all: Vec<_> = handle
+        .qdisc()
+        .get()
+        .index(index)
+        .ingress()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(refused("list queueing disciplines"))?;
+    let is_ingress = |kind: &TcAttribute| matches!(kind, TcAttribute::Kind(name) if name == "ingress" || name == "clsact");
+    let used = all.iter().any(|discipline| {
+        discipline.header.index == index && discipline.attributes.iter().any(is_ingress)
+    });
+    if used {
+        return Err(Error::InUse {
+            interface: link.name.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// Makes a tap device and turns the frames of both to each other.
+pub(crate) async fn redirect(
+    handle: &Handle,
+    link: Link,
+    number: usize,
+) -> Result<Interface, Error> {
+    let name = format!("{TAP_NAME}{number}");
+    let tap = bulkhead_sys::tap::create(&name).map_err(Error::Tap)?;
+    let index = index_of(handle, &name).await?;
+    let change = LinkUnspec::new_with_index(index).mtu(link.mtu).up().build();
+    let set = handle.link().set(change).execute().await;
+    set.map_err(refused("bring the tap device up"))?;
+    turn(handle, link.index, index).await?;
+    turn(handle, index, link.index).await?;
+    Ok(Interface {
+        name: link.name,
+        mac: link.mac,
+        mtu: link.mtu,
+        addresses: link.addresses,
+        tap,
+    })
+}
+
+async fn index_of(handle: &Handle, name: &str) -> Result<u32, Error> {
+    let mut found = handle.link().get().match_name(name.to_owned()).execute();
+    let link = found
+        .try_next()
+        .await
+        .map_err(refused("find the tap device"))?;
+    link.map(|link| link.header.index)
+        .ok_or_else(|| Error::Tap(std::io::ErrorKind::NotFound.into()))
+}
+
+/// Turns what arrives at one interface to another.
+async fn turn(handle: &Handle, from: u32, to: u32) -> Result<(), Error> {
+    let index = from.cast_signed();
+    let discipline = handle.qdisc().add(index).ingress().execute().await;
+    discipline.map_err(refused("add an ingress discipline"))?;
+    let filter = handle
+        .traffic_filter(index)
+        .add()
+        .parent(INGRESS)
+        .priority(PRIORITY)
+        .protocol(ALL_PROTOCOLS)
+        .redirect(to)
+        .map_err(refused("make a filter"))?;
+    filter
+        .execute()
+        .await
+        .map_err(refused("redirect an interface's frames"))
+}
+
+/// Removes the redirections that bear our mark. Tap devices go with their
+/// descriptors.
+pub(crate) async fn release(handle: &Handle) -> Result<(), Error> {
+    let messages: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(refused("list interfaces"))?;
+    for message in messages {
+        let index = message.header.index.cast_signed();
+        let filters: Vec<_> = handle
+            .traffic_filter(index)
+            .get()
+            .ingress()
+            .execute()
+            .try_collect()
+            .await
+            .unwrap_or_default();
+        let own = |info: u32| (info >> 16) as u16 == PRIORITY;
+        if filters.iter().any(|filter| own(filter.header.info)) {
+            let mut request = handle.qdisc().del(index);
+            request.message_mut().header.parent = TC_H_INGRESS;
+            request
+                .execute()
+                .await
+                .map_err(refused("remove an ingress discipline"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same when no tap device is there any more: its last descriptor went
+/// with the monitor.
+pub(crate) async fn release_stale(handle: &Handle) -> Result<(), Error> {
+    match index_of(handle, &format!("{TAP_NAME}0")).await {
+        Ok(_) => Ok(()),
+        Err(_) => release(handle).await,
+    }
+}
+
+/// Place of an ingress discipline itself. linux/pkt_sched.h.
+const TC_H_INGRESS: rtnetlink::packet_route::tc::TcHandle = rtnetlink::packet_route::tc::TcHandle {
+    major: 0xffff,
+    minor: 0xfff1,
+};
