@@ -109,6 +109,11 @@ pub enum Error {
     /// Not in the store.
     #[error("no image `{0}` in the store; `bulkhead image ls` lists them")]
     NotFound(String),
+    /// Layers cannot be removed now.
+    #[error(
+        "an image is being pulled, and its layers are not told from unused ones; prune again when it has arrived"
+    )]
+    Pulling,
     /// A container uses it.
     #[error("the image `{0}` is in use by a container")]
     InUse(String),

@@ -5,8 +5,10 @@
 //!         images/<id>.json        names, configuration, layers; a container holds a shared lock
 //!         tmp/<diffID>            being converted, locked by who does it
 //!         lock                    held for changes of images/
+//!         pulls                   shared by pulls, alone for a prune
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -134,6 +136,7 @@ impl Store {
         options: PullOptions,
         progress: &mut dyn Progress,
     ) -> Result<Image> {
+        let _pulling = self.pulls(FlockOperation::LockShared)?;
         let source = Source::open(reference, options.insecure)?;
         let found = source.find(reference)?;
         let count = found.layers.len();
@@ -342,50 +345,50 @@ impl Store {
     /// Removes layers no image needs and what killed conversions left; gives the bytes freed.
     ///
     /// # Errors
-    /// [`Error::File`].
+    /// [`Error::Pulling`] while an image arrives, [`Error::File`].
     pub fn prune(&self) -> Result<u64> {
+        let _alone = self
+            .pulls(FlockOperation::NonBlockingLockExclusive)?
+            .ok_or(Error::Pulling)?;
         let _lock = self.lock()?;
-        let needed: Vec<String> = self
+        let needed: HashSet<PathBuf> = self
             .list()?
-            .into_iter()
-            .flat_map(|image| image.layers)
-            .collect();
+            .iter()
+            .flat_map(|image| &image.layers)
+            .map(|diff_id| self.layer_path(diff_id))
+            .collect::<Result<_>>()?;
         let mut freed = 0;
-        let dir = self.root.join("layers");
-        for entry in std::fs::read_dir(&dir)
-            .map_err(Error::file("list", &dir))?
-            .flatten()
-        {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let diff_id = format!("sha256:{}", name.trim_end_matches(".erofs"));
-            // A layer younger than its image's record: a pull is just about to write that.
-            if !needed.contains(&diff_id) && !self.being_pulled(&entry.path()) {
-                freed += entry.metadata().map_or(0, |meta| meta.len());
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-        let dir = self.root.join("tmp");
-        for entry in std::fs::read_dir(&dir)
-            .map_err(Error::file("list", &dir))?
-            .flatten()
-        {
-            let path = entry.path();
-            let lock = File::open(path.with_extension("lock"));
-            let busy = lock.is_ok_and(|lock| {
-                rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
-            });
-            if !busy {
-                freed += entry.metadata().map_or(0, |meta| meta.len());
-                let _ = std::fs::remove_file(path);
+        for name in ["layers", "tmp"] {
+            let dir = self.root.join(name);
+            let entries = std::fs::read_dir(&dir).map_err(Error::file("list", &dir))?;
+            for entry in entries {
+                let entry = entry.map_err(Error::file("list", &dir))?;
+                let path = entry.path();
+                if !needed.contains(&path) {
+                    freed += entry.metadata().map_or(0, |meta| meta.len());
+                    std::fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+                }
             }
         }
         Ok(freed)
     }
 
-    fn being_pulled(&self, layer: &Path) -> bool {
-        const GRACE: std::time::Duration = std::time::Duration::from_secs(600);
-        let written = layer.metadata().and_then(|meta| meta.modified());
-        written.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < GRACE))
+    /// Held shared by every pull, from before it looks which layers are there until its image is
+    /// recorded; held alone by who removes layers. `None` when that would have to wait.
+    fn pulls(&self, operation: FlockOperation) -> Result<Option<File>> {
+        let path = self.root.join("pulls");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::file("open", &path))?;
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(Error::file("lock", &path)(error)),
+        }
     }
 }
 
@@ -400,6 +403,7 @@ fn read_record(path: &Path) -> Result<Image> {
         source,
     })
 }
+
 /// Locks the conversion of a layer. Whoever held the lock before removed its file: a lock on a file
 /// that is not there any more excludes nobody, and is taken again.
 fn lock_layer(path: &Path) -> Result<File> {
