@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
+    ("bulkhead-archive", &[]),
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
     ("bulkhead-guest", &["bulkhead-sys"]),
@@ -21,10 +22,14 @@ const ARROWS: [(&str, &[&str]); 15] = [
         "bulkhead-sandbox",
         &["bulkhead-hypervisor", "bulkhead-protocol", "bulkhead-sys"],
     ),
-    ("bulkhead-agent", &["bulkhead-protocol", "bulkhead-sys"]),
+    (
+        "bulkhead-agent",
+        &["bulkhead-archive", "bulkhead-protocol", "bulkhead-sys"],
+    ),
     (
         "bulkhead",
         &[
+            "bulkhead-archive",
             "bulkhead-guest",
             "bulkhead-hypervisor",
             "bulkhead-image",

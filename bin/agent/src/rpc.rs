@@ -233,7 +233,7 @@ impl AgentService {
             let seccomp = (!request.seccomp.is_empty()).then_some(request.seccomp.as_slice());
             let (handle, terminal) = entry
                 .container
-                .exec(&process, user, seccomp, child)
+                .exec(&process, user, seccomp, request.archive.as_ref(), child)
                 .map_err(Failure::container)?;
             set_size(&terminal, stdio);
             ends.terminal = terminal;

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Run(Box<RunOptions>),
     /// Run a command in a running container
     Exec(ExecOptions),
+    /// Copy files between a running container and this host
+    Cp(CpOptions),
     /// List containers
     Ps(PsOptions),
     /// Show a container's output
@@ -241,6 +243,18 @@ pub(crate) enum KernelChoice {
     Auto,
     Tuned,
     Distro,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bulkhead cp web:/etc/nginx ./nginx      the directory, as ./nginx (or into it, if it exists)
+  bulkhead cp ./site/. web:/var/www       what is in ./site
+  bulkhead cp ./fix.patch web:/tmp/")]
+pub(crate) struct CpOptions {
+    /// What: a path, or CONTAINER:PATH
+    pub(crate) source: String,
+    /// Where to: the other one
+    pub(crate) target: String,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,8 @@ mod keys;
 mod pumps;
 mod terminal;
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -140,6 +142,44 @@ impl Client {
         }
     }
 }
+
+impl Client {
+    /// Lets `work` have the pipes of an attached process instead of this
+    /// process's stdio. What the process says on standard error is its error.
+    pub(crate) fn transfer(
+        &self,
+        attachment: Attachment,
+        work: impl FnOnce(Option<File>, Option<File>) -> std::io::Result<()>,
+    ) -> Result<(), CommandError> {
+        let Attachment { number, pipes, .. } = attachment;
+        let stderr = pipes.stderr.map(|pipe| {
+            std::thread::spawn(move || {
+                let mut text = String::new();
+                let _ = File::from(pipe)
+                    .take(COMPLAINT_LIMIT)
+                    .read_to_string(&mut text);
+                text
+            })
+        });
+        let worked = work(pipes.stdin.map(File::from), pipes.stdout.map(File::from));
+        let answer = self.answer(number)?;
+        let complaint = stderr.and_then(|thread| thread.join().ok());
+        match (answer, worked) {
+            // The other side's reason comes first: ours mostly is a broken pipe.
+            (Answer::Exited { code, reason }, _) if code != 0 => {
+                let text = complaint.unwrap_or_default().trim().to_owned();
+                let text = if text.is_empty() { reason } else { Some(text) };
+                Err(CommandError::new(text.unwrap_or_else(|| {
+                    format!("the other side ended with code {code}")
+                })))
+            }
+            (_, worked) => Ok(worked?),
+        }
+    }
+}
+
+/// Bytes of an error of the other side that are read.
+const COMPLAINT_LIMIT: u64 = 4096;
 
 /// Pipes that were sent to a supervisor.
 pub(crate) struct Attachment {

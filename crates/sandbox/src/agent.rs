@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bulkhead_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, ExecRequest, ProcessRequest, ResizeTerminalRequest,
-    SignalRequest, StatsResponse, Stdio, UpdateRequest, Volume,
+    Archive, ContainerRequest, CreateContainerRequest, ExecRequest, ProcessRequest,
+    ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest, Volume,
 };
 use bulkhead_protocol::mux::Stream;
 use bulkhead_protocol::stream::{Header, Kind};
@@ -148,6 +148,8 @@ pub struct ExecConfig {
     pub seccomp: Vec<u8>,
     /// Its stdio.
     pub stdio: StdioConfig,
+    /// Files to move instead of a command to run.
+    pub archive: Option<Archive>,
 }
 
 /// A container in a sandbox; cheap to make, holds nothing.
@@ -213,6 +215,7 @@ impl Sandbox {
             user: config.user,
             seccomp: config.seccomp,
             stdio: Some(config.stdio.message()).into(),
+            archive: config.archive.into(),
             ..Default::default()
         };
         self.agent.exec(context(), &request).await?;

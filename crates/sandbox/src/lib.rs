@@ -25,6 +25,6 @@ pub use error::{Phase, StartError};
 pub use start::{GuestConfig, Hello, Sandbox, SandboxConfig, Timing};
 
 pub use bulkhead_protocol::agent::{
-    BlockRef, ConfigureSandboxRequest as Network, Interface, InterfaceStats, Rootfs, Route,
-    StatsResponse as Stats, Volume,
+    Archive, BlockRef, ConfigureSandboxRequest as Network, Interface, InterfaceStats, Rootfs,
+    Route, StatsResponse as Stats, Volume,
 };

@@ -34,6 +34,7 @@ mod user;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use bulkhead_protocol::agent::Archive;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use cgroup::Cgroup;
@@ -172,6 +173,7 @@ impl Container {
         process: &Process,
         user: Option<&str>,
         seccomp: Option<&[u8]>,
+        archive: Option<&Archive>,
         stdio: Stdio,
     ) -> Result<(ProcessHandle, Option<OwnedFd>)> {
         if self.waiting.is_some() {
@@ -182,6 +184,7 @@ impl Container {
             process,
             user,
             seccomp,
+            archive,
         };
         let (pid, terminal) = exec::run(&spec, &self.pinned, &self.cgroup, self.pid, stdio)?;
         Ok((ProcessHandle { pid }, terminal))

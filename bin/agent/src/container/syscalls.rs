@@ -40,6 +40,20 @@ pub(super) fn clone_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> std::io:
     }
 }
 
+/// Closes every descriptor from a number on. close_range(2).
+pub(super) fn close_from(first: u32) {
+    // SAFETY: only in a forked child that goes on to end by `exit`, so that no
+    // owner of one of these descriptors ever uses or closes it.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// Keeps other processes from reading this one's memory and descriptors.
+/// PR_SET_DUMPABLE(2const).
+pub(super) fn forbid_inspection() {
+    // SAFETY: plain integers.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+}
+
 /// Ends a child without running anything of the agent's.
 pub(super) fn exit(code: i32) -> ! {
     // SAFETY: _exit only ends the process.

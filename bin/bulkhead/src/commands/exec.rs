@@ -30,6 +30,7 @@ pub(super) fn run(root: &Root, options: ExecOptions) -> Outcome {
         user: options.user.unwrap_or(record.user),
         privileged: options.privileged,
         size: terminal_size().filter(|_| options.tty),
+        archive: None,
     };
     let wanted = Wanted {
         stdin: options.interactive,

@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod completion;
+mod cp;
 mod events;
 mod exec;
 mod guest;
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(options) => run::run(&root()?, *options),
         Command::Exec(options) => exec::run(&root()?, options),
+        Command::Cp(options) => cp::run(&root()?, &options),
         Command::Ps(options) => ps::run(&root()?, &options),
         Command::Logs(options) => logs::run(&root()?, &options),
         Command::Attach(options) => attach::run(&root()?, &options),

@@ -25,6 +25,16 @@ pub(crate) struct ExecSpec {
     pub(crate) user: String,
     pub(crate) privileged: bool,
     pub(crate) size: Option<(u16, u16)>,
+    pub(crate) archive: Option<Archive>,
+}
+
+/// Files to move, instead of a command to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Archive {
+    /// Into the container; else out of it.
+    pub(crate) extract: bool,
+    pub(crate) path: String,
+    pub(crate) name: String,
 }
 
 /// What a command wants.

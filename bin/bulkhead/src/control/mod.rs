@@ -9,5 +9,5 @@
 pub(crate) mod message;
 pub(crate) mod socket;
 
-pub(crate) use message::{Answer, ExecSpec, Failure, Reply, Request, Streams};
+pub(crate) use message::{Answer, Archive, ExecSpec, Failure, Reply, Request, Streams};
 pub(crate) use socket::{AsyncSocket, Listener, Socket};

@@ -266,6 +266,12 @@ impl Connection {
             process: spec.process,
             user: spec.user,
             seccomp: filter,
+            archive: spec.archive.map(|archive| bulkhead_sandbox::Archive {
+                extract: archive.extract,
+                path: archive.path,
+                name: archive.name,
+                ..Default::default()
+            }),
         };
         let id = &self.shared.record.id;
         let stdio = running
