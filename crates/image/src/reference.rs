@@ -136,7 +136,7 @@ mod tests {
             "debian".parse::<ImageRef>().unwrap(),
             ImageRef::Registry("docker.io/library/debian:latest".to_owned())
         );
-        for wrong in ["", "oci:", "oci:/a:", "-rf", "../x", "a b", "a\n"] {
+        for wrong in ["", "bb2V/2", "oci:", "oci:/a:", "-rf", "../x", "a b", "a\n"] {
             assert!(wrong.parse::<ImageRef>().is_err(), "{wrong:?}");
         }
     }

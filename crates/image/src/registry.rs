@@ -221,7 +221,11 @@ impl Read for Arriving {
     }
 }
 
-/// A name as it is kept: with its registry and tag.
+/// A name as it is kept: with its registry and tag. `None` for one that would not be read back as
+/// what it is (capital letters make a repository look like a registry).
 pub(crate) fn canonical(text: &str) -> Option<String> {
-    text.parse().ok().map(|name: Reference| name.whole())
+    let name: Reference = text.parse().ok()?;
+    let whole = name.whole();
+    let again: Reference = whole.parse().ok()?;
+    (again == name).then_some(whole)
 }

@@ -111,22 +111,25 @@ pub struct Joined {
 #[derive(Debug)]
 pub struct Guard {
     path: PathBuf,
+    owner: String,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         // A namespace that is gone took everything along.
-        let _ = release(&self.path);
+        let _ = release(&self.path, &self.owner);
     }
 }
 
-/// Joins the namespace at `path` (a file as `ip netns` makes them).
+/// Joins the namespace at `path` (a file as `ip netns` makes them) for a
+/// sandbox, whose id is `owner`.
 ///
 /// # Errors
 ///
 /// [`Error`]; the namespace is then as it was.
-pub fn join(path: &Path) -> Result<Joined, Error> {
+pub fn join(path: &Path, owner: &str) -> Result<Joined, Error> {
     let shown = path.to_owned();
+    let tap = redirect::tap_prefix(owner);
     let (interfaces, routes) = namespace::inside(path, move |handle| async move {
         let links = redirect::links(&handle).await?;
         match links.len() {
@@ -134,14 +137,14 @@ pub fn join(path: &Path) -> Result<Joined, Error> {
             1..=INTERFACE_LIMIT => {}
             count => return Err(Error::TooMany(count)),
         }
-        redirect::release_stale(&handle).await?;
+        redirect::clear(&handle).await?;
         for link in &links {
             redirect::refuse_in_use(&handle, link).await?;
         }
         let routes = redirect::routes(&handle, &links).await?;
         let mut interfaces = Vec::new();
         for (number, link) in links.into_iter().enumerate() {
-            match redirect::redirect(&handle, link, number).await {
+            match redirect::redirect(&handle, link, &format!("{tap}{number}")).await {
                 Ok(interface) => interfaces.push(interface),
                 Err(error) => {
                     redirect::release(&handle).await?;
@@ -156,25 +159,22 @@ pub fn join(path: &Path) -> Result<Joined, Error> {
         routes,
         guard: Guard {
             path: path.to_owned(),
+            owner: owner.to_owned(),
         },
     })
 }
 
-/// Ends a redirection whose sandbox was killed with everything that could have
-/// ended it. One that is alive stays, and what others set up there too.
+/// Ends the redirection of a sandbox that has ended, however it did: waits for
+/// the monitor's descriptors to close, a moment. One of another sandbox stays,
+/// and what others set up there too.
 ///
 /// # Errors
 ///
 /// [`Error::Enter`] when the namespace is gone, [`Error::Refused`].
-pub fn release_stale(path: &Path) -> Result<(), Error> {
+pub fn release(path: &Path, owner: &str) -> Result<(), Error> {
+    let tap = redirect::tap_prefix(owner);
     namespace::inside(path, |handle| async move {
-        redirect::release_stale(&handle).await
+        redirect::gone(&format!("{tap}0")).await?;
+        redirect::clear(&handle).await
     })
-}
-
-fn release(path: &Path) -> Result<(), Error> {
-    namespace::inside(
-        path,
-        |handle| async move { redirect::release(&handle).await },
-    )
 }

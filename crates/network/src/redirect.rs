@@ -1,8 +1,9 @@
 //! Interfaces as they are found, and their frames turned to a tap device.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -10,7 +11,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::tc::TcAttribute;
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 use crate::{Error, Interface, Route};
 
@@ -18,8 +19,12 @@ use crate::{Error, Interface, Route};
 /// apart.
 const PRIORITY: u16 = 0xb0c4;
 
-/// Beginning of a tap device's name.
-const TAP_NAME: &str = "bulkhead";
+/// Beginning of a tap device's name; twelve digits of the owner and a number
+/// make it as long as a name can be.
+const TAP_NAME: &str = "bh";
+
+/// How long a killed monitor may take to close its descriptors.
+const DYING: Duration = Duration::from_secs(5);
 
 /// Parent of an ingress discipline's filters, "ffff:". tc(8).
 const INGRESS: u32 = 0xffff_0000;
@@ -47,14 +52,7 @@ fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
 
 /// Ethernet interfaces that are up and have an address.
 pub(crate) async fn links(handle: &Handle) -> Result<Vec<Link>, Error> {
-    let messages: Vec<LinkMessage> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(refused("list interfaces"))?;
-    let mut links: Vec<Link> = messages.iter().filter_map(link).collect();
+    let mut links: Vec<Link> = messages(handle).await?.iter().filter_map(link).collect();
     let mut addresses = handle.address().get().execute();
     while let Some(message) = addresses
         .try_next()
@@ -202,11 +200,10 @@ pub(crate) async fn refuse_in_use(handle: &Handle, link: &Link) -> Result<(), Er
 pub(crate) async fn redirect(
     handle: &Handle,
     link: Link,
-    number: usize,
+    tap_name: &str,
 ) -> Result<Interface, Error> {
-    let name = format!("{TAP_NAME}{number}");
-    let tap = bulkhead_sys::tap::create(&name).map_err(Error::Tap)?;
-    let index = index_of(handle, &name).await?;
+    let tap = bulkhead_sys::tap::create(tap_name).map_err(Error::Tap)?;
+    let index = index_of(handle, tap_name).await?;
     let change = LinkUnspec::new_with_index(index).mtu(link.mtu).up().build();
     let set = handle.link().set(change).execute().await;
     set.map_err(refused("bring the tap device up"))?;
@@ -250,17 +247,9 @@ async fn turn(handle: &Handle, from: u32, to: u32) -> Result<(), Error> {
         .map_err(refused("redirect an interface's frames"))
 }
 
-/// Removes the redirections that bear our mark. Tap devices go with their
-/// descriptors.
+/// Removes the redirections that bear our mark.
 pub(crate) async fn release(handle: &Handle) -> Result<(), Error> {
-    let messages: Vec<LinkMessage> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(refused("list interfaces"))?;
-    for message in messages {
+    for message in messages(handle).await? {
         let index = message.header.index.cast_signed();
         let filters: Vec<_> = handle
             .traffic_filter(index)
@@ -283,13 +272,48 @@ pub(crate) async fn release(handle: &Handle) -> Result<(), Error> {
     Ok(())
 }
 
-/// The same when no tap device is there any more: its last descriptor went
-/// with the monitor.
-pub(crate) async fn release_stale(handle: &Handle) -> Result<(), Error> {
-    match index_of(handle, &format!("{TAP_NAME}0")).await {
-        Ok(_) => Ok(()),
-        Err(_) => release(handle).await,
+/// Beginning of the names of a sandbox's tap devices.
+pub(crate) fn tap_prefix(owner: &str) -> String {
+    let own = owner.chars().filter(char::is_ascii_alphanumeric).take(12);
+    TAP_NAME.chars().chain(own).collect()
+}
+
+/// The same, when no tap device of any sandbox is there: each goes with its
+/// monitor's last descriptor.
+pub(crate) async fn clear(handle: &Handle) -> Result<(), Error> {
+    match messages(handle).await?.iter().any(is_tap) {
+        true => Ok(()),
+        false => release(handle).await,
     }
+}
+
+fn is_tap(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(
+        |attribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with(TAP_NAME)),
+    )
+}
+
+async fn messages(handle: &Handle) -> Result<Vec<LinkMessage>, Error> {
+    let links = handle.link().get().execute().try_collect().await;
+    links.map_err(refused("list interfaces"))
+}
+
+/// Waits until there is no interface of this name.
+pub(crate) async fn gone(name: &str) -> Result<(), Error> {
+    let watch = async {
+        let (connection, handle, mut events) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(Error::Tap)?;
+        tokio::spawn(connection);
+        // Looked for after the watch began, so that its end is not missed.
+        while index_of(&handle, name).await.is_ok() {
+            if events.next().await.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    // One that stays is a monitor the kernel cannot end; its filters stay too.
+    tokio::time::timeout(DYING, watch).await.unwrap_or(Ok(()))
 }
 
 /// Place of an ingress discipline itself. linux/pkt_sched.h.

@@ -98,11 +98,12 @@ impl Header {
         let kind = Kind::from_byte(byte).ok_or(HeaderError::Kind(byte))?;
         let container = read_text(stream).await?;
         let exec = read_text(stream).await?;
-        if kind != Kind::Control {
+        // The control connection is nobody's; a process may be a container's first.
+        if kind != Kind::Control || !container.is_empty() {
             name::check(&container).map_err(HeaderError::Name)?;
-            if !exec.is_empty() {
-                name::check(&exec).map_err(HeaderError::Name)?;
-            }
+        }
+        if !exec.is_empty() {
+            name::check(&exec).map_err(HeaderError::Name)?;
         }
         Ok(Self {
             kind,
@@ -128,6 +129,14 @@ async fn read_text(stream: &mut (impl AsyncRead + Unpin)) -> Result<String, Head
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_control_header_has_no_long_names_either() {
+        let mut bytes = vec![Kind::Control as u8, 200];
+        bytes.extend([b'x'; 200]);
+        bytes.push(0);
+        assert!(read_now(&bytes).is_err());
+    }
 
     fn read_now(bytes: &[u8]) -> Result<(Header, usize), HeaderError> {
         let mut rest = bytes;

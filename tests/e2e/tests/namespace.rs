@@ -65,7 +65,7 @@ impl Cable {
     fn near(&self) -> String {
         let output = Command::new("ip")
             .args(["netns", "exec", &self.near, "sh", "-c"])
-            .arg("tc qdisc show | grep -c ingress; ip -br link | grep -c bulkhead")
+            .arg("tc qdisc show | grep -c ingress; ip -br link | grep -c ^bh")
             .output()
             .expect("ip is there: `apt install iproute2`");
         String::from_utf8_lossy(&output.stdout)

@@ -67,7 +67,7 @@ fn remove(root: &Root, dir: &ContainerDir, force: bool) -> Result<(), CommandErr
     if let Ok(record) = record {
         if let NetworkMode::Namespace(path) = &record.network {
             // A killed supervisor could not; a namespace that is gone needs nothing.
-            let _ = bulkhead_network::release_stale(path);
+            let _ = bulkhead_network::release(path, &record.id);
         }
         events::emit(root.path(), &record, "remove", None);
     }

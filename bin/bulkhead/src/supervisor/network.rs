@@ -58,7 +58,7 @@ pub(super) fn plan(record: &Record) -> Result<Plan, Failure> {
 
 /// The interfaces of an existing namespace, as its network plugin set them up.
 fn namespace(record: &Record, path: &Path) -> Result<Plan, String> {
-    let joined = bulkhead_network::join(path).map_err(|error| report::chain(&error))?;
+    let joined = bulkhead_network::join(path, &record.id).map_err(|error| report::chain(&error))?;
     let mut plan = Plan {
         guard: Some(joined.guard),
         ..Plan::default()
