@@ -4,6 +4,7 @@ mod agent;
 mod bench;
 mod check;
 mod demo;
+mod fuzz;
 mod guest;
 mod prerequisites;
 mod run;
@@ -38,6 +39,14 @@ enum Task {
         #[arg(long, default_value_t = 10)]
         rounds: u32,
     },
+    /// Fuzz everything that reads what comes from outside
+    Fuzz {
+        /// One of fuzz/src/bin [default: all in turn]
+        target: Option<String>,
+        /// Time for each
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Build the guest into the cache and print where it is
     Guest {
         /// Which kernel
@@ -62,6 +71,9 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(yes),
         Task::Test => test::run(yes),
         Task::Check => check::run(),
+        Task::Fuzz { target, seconds } => {
+            prerequisites::install(yes).and_then(|()| fuzz::run(target.as_deref(), seconds))
+        }
         Task::Bench { rounds } => bench::run(yes, rounds),
         Task::Guest { kernel } => prerequisites::install(yes)
             .and_then(|()| guest::build(kernel))

@@ -6,8 +6,9 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 27] = [
+const PACKAGES: [(&str, &str); 28] = [
     ("gcc", "links programs, compiles the guest kernel"),
+    ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),
     ("make", "builds the guest kernel"),
     ("flex", "builds the guest kernel"),
