@@ -2,7 +2,7 @@
 //! and the file server of each.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -235,7 +235,11 @@ fn kind(kind: FileType) -> &'static str {
 /// A listening socket and a connection to it that waits to be accepted: the
 /// library listens, and the monitor is given connected sockets only.
 fn connection(dir: &ContainerDir, tag: &str) -> std::io::Result<(OwnedFd, UnixStream)> {
-    let path = dir.file(&format!("{tag}.sock"));
+    // By descriptor: the address of a socket has room for 107 bytes, and the
+    // directory's own path may need more.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir.path(), flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{tag}.sock", dir.as_raw_fd());
     let listener = UnixListener::bind(&path)?;
     let connected = UnixStream::connect(&path);
     std::fs::remove_file(&path)?;
@@ -305,9 +309,12 @@ mod tests {
     #[test]
     fn a_connection_waits_and_leaves_no_socket() {
         let root = tempfile::tempdir().unwrap();
-        let dir = ContainerDir::at(root.path().to_owned());
+        // Longer than the address of a socket can be.
+        let long = root.path().join("x".repeat(120));
+        std::fs::create_dir(&long).unwrap();
+        let dir = ContainerDir::at(long.clone());
         let (listener, _connected) = connection(&dir, "volume0").unwrap();
         assert!(UnixListener::from(listener).accept().is_ok());
-        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(long).unwrap().count(), 0);
     }
 }
