@@ -208,11 +208,19 @@ impl Source {
         #[derive(serde::Deserialize)]
         struct Kind {
             manifests: Option<serde::de::IgnoredAny>,
+            layers: Option<serde::de::IgnoredAny>,
+            config: Option<serde::de::IgnoredAny>,
         }
         let kind: Kind = serde_json::from_slice(text).map_err(|source| Error::Document {
             what: "manifest",
             source,
         })?;
+        if kind.manifests.is_some() && (kind.layers.is_some() || kind.config.is_some()) {
+            // Each reader would see another image in it: CVE-2021-41190.
+            return Err(Error::Unfit(
+                "its manifest is an index too, and may mean either".to_owned(),
+            ));
+        }
         if kind.manifests.is_some() {
             let index: ImageIndex =
                 serde_json::from_slice(text).map_err(|source| Error::Document {
@@ -435,4 +443,26 @@ fn choose_platform(index: &ImageIndex) -> Result<&Descriptor> {
         .iter()
         .find(fits)
         .ok_or_else(|| Error::Unfit("it has no variant for linux/amd64".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_is_an_index_too_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let reference = ImageRef::Layout {
+            path: dir.path().to_owned(),
+            tag: None,
+        };
+        let source = Source::open(&reference, false).unwrap();
+        for text in [
+            r#"{"manifests": [], "layers": []}"#,
+            r#"{"manifests": [], "config": {}}"#,
+        ] {
+            let refused = source.find_by_manifest(text.as_bytes(), 0).unwrap_err();
+            assert!(matches!(refused, Error::Unfit(_)), "{refused}");
+        }
+    }
 }
