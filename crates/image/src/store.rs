@@ -114,13 +114,7 @@ impl Store {
     /// Held while images are added or removed.
     fn lock(&self) -> Result<File> {
         let path = self.root.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::file("open", &path))?;
+        let file = open_lock(&path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .map_err(Error::file("lock", &path))?;
         Ok(file)
@@ -377,13 +371,7 @@ impl Store {
     /// recorded; held alone by who removes layers. `None` when that would have to wait.
     fn pulls(&self, operation: FlockOperation) -> Result<Option<File>> {
         let path = self.root.join("pulls");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::file("open", &path))?;
+        let file = open_lock(&path)?;
         match rustix::fs::flock(&file, operation) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -404,17 +392,22 @@ fn read_record(path: &Path) -> Result<Image> {
     })
 }
 
+/// A file that is only locked, made where it is missing.
+fn open_lock(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::file("open", path))
+}
+
 /// Locks the conversion of a layer. Whoever held the lock before removed its file: a lock on a file
 /// that is not there any more excludes nobody, and is taken again.
 fn lock_layer(path: &Path) -> Result<File> {
     loop {
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(Error::file("open", path))?;
+        let lock = open_lock(path)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)
             .map_err(Error::file("lock", path))?;
         let own = lock.metadata().map_err(Error::file("look at", path))?;

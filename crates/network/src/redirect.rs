@@ -29,6 +29,12 @@ const DYING: Duration = Duration::from_secs(5);
 /// Parent of an ingress discipline's filters, "ffff:". tc(8).
 const INGRESS: u32 = 0xffff_0000;
 
+/// Place of an ingress discipline itself. linux/pkt_sched.h.
+const TC_H_INGRESS: rtnetlink::packet_route::tc::TcHandle = rtnetlink::packet_route::tc::TcHandle {
+    major: 0xffff,
+    minor: 0xfff1,
+};
+
 /// ETH_P_ALL in network order, as filters have it.
 const ALL_PROTOCOLS: u16 = 0x0003u16.to_be();
 
@@ -62,22 +68,16 @@ pub(crate) async fn links(handle: &Handle) -> Result<Vec<Link>, Error> {
         let owner = links
             .iter_mut()
             .find(|link| link.index == message.header.index);
-        let address = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) => Some(*address),
-                _ => None,
-            });
-        let address = address.or_else(|| {
-            message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                })
-        });
+        let (mut local, mut peer) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(address) => local = Some(*address),
+                AddressAttribute::Address(address) => peer = Some(*address),
+                _ => {}
+            }
+        }
+        // IPv6 has only the second, which then is the interface's own.
+        let address = local.or(peer);
         if let (Some(link), Some(address)) = (owner, address)
             && !is_link_local(address)
         {
@@ -247,6 +247,12 @@ async fn turn(handle: &Handle, from: u32, to: u32) -> Result<(), Error> {
         .map_err(refused("redirect an interface's frames"))
 }
 
+/// Beginning of the names of a sandbox's tap devices.
+pub(crate) fn tap_prefix(owner: &str) -> String {
+    let own = owner.chars().filter(char::is_ascii_alphanumeric).take(12);
+    TAP_NAME.chars().chain(own).collect()
+}
+
 /// Removes the redirections that bear our mark.
 pub(crate) async fn release(handle: &Handle) -> Result<(), Error> {
     for message in messages(handle).await? {
@@ -272,13 +278,7 @@ pub(crate) async fn release(handle: &Handle) -> Result<(), Error> {
     Ok(())
 }
 
-/// Beginning of the names of a sandbox's tap devices.
-pub(crate) fn tap_prefix(owner: &str) -> String {
-    let own = owner.chars().filter(char::is_ascii_alphanumeric).take(12);
-    TAP_NAME.chars().chain(own).collect()
-}
-
-/// The same, when no tap device of any sandbox is there: each goes with its
+/// Removes them when no tap device of any sandbox is there: each goes with its
 /// monitor's last descriptor.
 pub(crate) async fn clear(handle: &Handle) -> Result<(), Error> {
     match messages(handle).await?.iter().any(is_tap) {
@@ -315,9 +315,3 @@ pub(crate) async fn gone(name: &str) -> Result<(), Error> {
     // One that stays is a monitor the kernel cannot end; its filters stay too.
     tokio::time::timeout(DYING, watch).await.unwrap_or(Ok(()))
 }
-
-/// Place of an ingress discipline itself. linux/pkt_sched.h.
-const TC_H_INGRESS: rtnetlink::packet_route::tc::TcHandle = rtnetlink::packet_route::tc::TcHandle {
-    major: 0xffff,
-    minor: 0xfff1,
-};

@@ -9,16 +9,11 @@ use std::time::{Duration, Instant};
 
 use bulkhead_guest::{Guest, cpio};
 
+use super::{round_trip, text};
 use crate::run::{self, Outcome};
 
 /// Bytes the empty init sends when asked for zeros; see init.c.
 const ZEROS: u64 = 64 << 20;
-
-/// Bytes of a round trip.
-const BLOCK: usize = 4096;
-
-/// Round trips that are averaged.
-const TRIPS: u32 = 200;
 
 /// How a bare machine is started.
 pub(super) struct Bare {
@@ -30,8 +25,8 @@ pub(super) struct Bare {
 
 /// What the machine's options of a sandbox are; devices and files are not the
 /// machine.
-const MACHINE: [&str; 8] = [
-    "-display", "-sandbox", "-accel", "-cpu", "-object", "-M", "-m", "-smp",
+const MACHINE: [&str; 9] = [
+    "-display", "-sandbox", "-accel", "-cpu", "-object", "-M", "-m", "-smp", "-append",
 ];
 
 impl Bare {
@@ -44,7 +39,7 @@ impl Bare {
             command.push(flag.to_owned());
         }
         for pair in words.windows(2) {
-            if MACHINE.contains(&pair[0]) || pair[0] == "-append" {
+            if MACHINE.contains(&pair[0]) {
                 command.extend(pair.iter().map(ToString::to_string));
             }
         }
@@ -101,16 +96,8 @@ impl Bare {
 }
 
 fn exchange(mut port: UnixStream) -> std::io::Result<(f64, Duration)> {
-    let mut block = [1; BLOCK];
-    // The first goes through once the guest has opened the port.
-    port.write_all(&block)?;
-    port.read_exact(&mut block)?;
-    let start = Instant::now();
-    for _ in 0..TRIPS {
-        port.write_all(&block)?;
-        port.read_exact(&mut block)?;
-    }
-    let trip = start.elapsed() / TRIPS;
+    let mut from = port.try_clone()?;
+    let trip = round_trip(&mut port, &mut from)?;
     let start = Instant::now();
     port.write_all(b"z")?;
     std::io::copy(&mut port.take(ZEROS), &mut std::io::sink())?;
@@ -154,9 +141,4 @@ fn initramfs(dir: &Path) -> Outcome<PathBuf> {
     let path = dir.join("initramfs");
     std::fs::write(&path, archive.finish().map_err(text)?).map_err(text)?;
     Ok(path)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
-fn text(error: std::io::Error) -> String {
-    error.to_string()
 }

@@ -29,18 +29,7 @@ impl Contender {
     fn command(&self, script: &str) -> Outcome<Command> {
         match self {
             Self::Bulkhead { image, root } => {
-                let mut command = bulkhead(root);
-                command.args([
-                    "run",
-                    "--rm",
-                    "--network",
-                    "none",
-                    image,
-                    "sh",
-                    "-c",
-                    script,
-                ]);
-                Ok(command)
+                Ok(run_command(root, image, &[], &["sh", "-c", script]))
             }
             Self::Runtime { name, bundle } => {
                 write_script(bundle, script)?;
@@ -96,6 +85,14 @@ pub(super) fn bulkhead(root: &Path) -> Command {
     let program = crate::run::workspace().join("target/release/bulkhead");
     let mut command = Command::new(program);
     command.env("BULKHEAD_ROOT", root);
+    command
+}
+
+/// A container without network that is removed at its end.
+pub(super) fn run_command(root: &Path, image: &str, options: &[&str], words: &[&str]) -> Command {
+    let mut command = bulkhead(root);
+    command.args(["run", "--rm", "--network", "none"]);
+    command.args(options).arg(image).args(words);
     command
 }
 

@@ -6,7 +6,7 @@ mod contender;
 mod memory;
 mod report;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::bare::Bare;
-use self::contender::{Contender, bulkhead};
+use self::contender::{Contender, bulkhead, run_command};
 use self::report::Report;
 use crate::run::{self, Outcome};
 use crate::{Kernel, guest, prerequisites};
@@ -131,18 +131,7 @@ fn throughput(root: &Path, image: &str, bare: &Bare, dir: &Path) -> Outcome<Valu
     let (port, trip) = bare.port(dir)?;
     // Not `head`: busybox reads single bytes, and would be what is measured.
     let script = format!("dd if=/dev/zero bs=65536 count={}", OUTPUT >> 16);
-    let mut command = bulkhead(root);
-    command.args([
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        image,
-        "sh",
-        "-c",
-        &script,
-    ]);
-    let mut child = command
+    let mut child = run_command(root, image, &[], &["sh", "-c", &script])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -153,7 +142,7 @@ fn throughput(root: &Path, image: &str, bare: &Bare, dir: &Path) -> Outcome<Valu
     let bytes = std::io::copy(&mut out, &mut std::io::sink()).map_err(text)?;
     let stdout = bytes as f64 / start.elapsed().as_secs_f64();
     child.wait().map_err(text)?;
-    let own = round_trip(root, image)?;
+    let own = stdio_round_trip(root, image)?;
     Ok(json!({
         "stdout_mb_s": stdout / 1e6,
         "bare_port_mb_s": port / 1e6,
@@ -164,32 +153,35 @@ fn throughput(root: &Path, image: &str, bare: &Bare, dir: &Path) -> Outcome<Valu
     }))
 }
 
-fn round_trip(root: &Path, image: &str) -> Outcome<Duration> {
-    use std::io::Write;
-    const TRIPS: u32 = 200;
-    let mut command = bulkhead(root);
-    command.args(["run", "--rm", "-i", "--network", "none", image, "cat"]);
-    let mut child = command
+fn stdio_round_trip(root: &Path, image: &str) -> Outcome<Duration> {
+    let mut child = run_command(root, image, &["-i"], &["cat"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(text)?;
     let mut to = child.stdin.take().ok_or("no pipe")?;
     let mut from = child.stdout.take().ok_or("no pipe")?;
+    let trip = round_trip(&mut to, &mut from).map_err(text)?;
+    drop(to);
+    child.wait().map_err(text)?;
+    Ok(trip)
+}
+
+/// The time of a round trip of 4 KiB, the first of which is not counted: the
+/// other side may still be getting ready.
+fn round_trip(to: &mut impl Write, from: &mut impl Read) -> std::io::Result<Duration> {
+    const TRIPS: u32 = 200;
     let mut block = [1; 4096];
-    let mut trip = || -> std::io::Result<()> {
+    let mut trip = || {
         to.write_all(&block)?;
         from.read_exact(&mut block)
     };
-    trip().map_err(text)?;
+    trip()?;
     let start = Instant::now();
     for _ in 0..TRIPS {
-        trip().map_err(text)?;
+        trip()?;
     }
-    let took = start.elapsed() / TRIPS;
-    drop(to);
-    child.wait().map_err(text)?;
-    Ok(took)
+    Ok(start.elapsed() / TRIPS)
 }
 
 /// An image of busybox, whose files are the other runtimes' bundle.

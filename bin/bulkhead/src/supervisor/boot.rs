@@ -36,9 +36,8 @@ const FIRST_USER: u32 = 0x7000_0000;
 /// How long each phase of the start may take by default, seconds.
 const START_TIMEOUT: u64 = 60;
 
-/// Everything a start needs.
+/// Everything a start needs beside the monitor.
 pub(super) struct Plan {
-    pub(super) backend: Backend,
     pub(super) sandbox: SandboxConfig,
     pub(super) container: ContainerConfig,
     pub(super) resources: Resources,
@@ -54,7 +53,7 @@ pub(super) struct Resources {
 
 /// Prepares a start. Nothing outlives a failure: descriptors close, helpers
 /// die, the writable layer's file goes with the container's directory.
-pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
+pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<(Backend, Plan), Failure> {
     // The monitor is asked for its version while the rest is made; that runs on
     // this thread, because helpers die with the thread that starts them.
     std::thread::scope(|scope| {
@@ -64,20 +63,11 @@ pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure>
             .join()
             .unwrap_or_else(|_| Err(failure("the search for a monitor panicked")));
         // Without a monitor nothing else matters.
-        let (backend, prepared) = (backend?, prepared?);
-        Ok(Plan {
-            backend,
-            sandbox: prepared.0,
-            container: prepared.1,
-            resources: prepared.2,
-        })
+        Ok((backend?, prepared?))
     })
 }
 
-fn prepare(
-    record: &Record,
-    dir: &ContainerDir,
-) -> Result<(SandboxConfig, ContainerConfig, Resources), Failure> {
+fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
     let (kernel, initramfs) = guest(record)?;
     // The file servers close themselves in while the rest is prepared.
     let mut shares = Shares::start(&record.volumes, dir).map_err(failure)?;
@@ -127,7 +117,11 @@ fn prepare(
         _namespace: network.guard,
         helpers: shares.helpers.into_iter().chain(network.helper).collect(),
     };
-    Ok((sandbox, container, resources))
+    Ok(Plan {
+        sandbox,
+        container,
+        resources,
+    })
 }
 
 fn failure(text: impl Into<String>) -> Failure {

@@ -195,10 +195,9 @@ async fn bring_up(
     dir: &ContainerDir,
 ) -> Result<(Running, HostStdio, boot::Resources), Failure> {
     let start = Instant::now();
-    let plan = boot::plan(&shared.record, dir)?;
+    let (backend, plan) = boot::plan(&shared.record, dir)?;
     let prepared = start.elapsed();
     let boot::Plan {
-        backend,
         sandbox,
         container,
         mut resources,

@@ -172,7 +172,7 @@ fn open(path: &Path) -> Result<Source, String> {
                 file: None,
             })
         }
-        FileType::RegularFile => file(path, &parent, &stat).map_err(unreadable),
+        FileType::RegularFile => file(path, &stat).map_err(unreadable),
         other => Err(format!(
             "the volume source `{shown}` is a {}; only directories and regular files can be \
              shared with another kernel",
@@ -194,14 +194,14 @@ fn readable(dir: &OwnedFd) -> rustix::io::Result<()> {
 }
 
 /// A single file, by the directory that holds it and its name there.
-fn file(path: &Path, parent: &OwnedFd, stat: &rustix::fs::Stat) -> rustix::io::Result<Source> {
-    // A link beneath the parent is followed to the file's own directory.
+fn file(path: &Path, stat: &rustix::fs::Stat) -> rustix::io::Result<Source> {
+    // A link beneath its parent is followed to the file's own directory.
     let real = std::fs::canonicalize(path).map_err(|_| rustix::io::Errno::NOENT)?;
     let (Some(dir), Some(name)) = (real.parent(), real.file_name()) else {
         return Err(rustix::io::Errno::INVAL);
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(parent, dir, flags, Mode::empty())?;
+    let dir = rustix::fs::open(dir, flags, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::openat(&dir, name, flags, Mode::empty())?;
     // The server makes sure that it serves the file that was checked.
