@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_protocol::agent::{BlockRef, Rootfs};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink};
 use tokio::io::unix::AsyncFd;
@@ -36,6 +36,8 @@ pub(crate) enum Error {
     },
     #[error("the kernel's device events could not be read")]
     Events(#[source] io::Error),
+    #[error(transparent)]
+    Name(#[from] bulkhead_protocol::name::NameError),
     #[error("`{path}` could not be made")]
     Directory {
         path: PathBuf,
@@ -96,6 +98,8 @@ pub(crate) struct Assembled {
     pub(crate) root: PathBuf,
     /// Mounts made, in order.
     mounts: Vec<PathBuf>,
+    /// Its part of the writable disk.
+    own: Option<PathBuf>,
     dir: PathBuf,
 }
 
@@ -106,11 +110,12 @@ impl Assembled {
         let mut assembled = Self {
             root: dir.join("root"),
             mounts: Vec::new(),
+            own: None,
             dir: dir.clone(),
         };
         make_dir(&assembled.root)?;
-        let built = if rootfs.share.is_empty() {
-            assembled.overlay(rootfs).await
+        let built = if rootfs.share.is_empty() || !rootfs.lower.is_empty() {
+            assembled.overlay(container, rootfs).await
         } else {
             let root = assembled.root.clone();
             assembled.mount(&rootfs.share, &root, "virtiofs", MountFlags::empty(), "")
@@ -124,7 +129,55 @@ impl Assembled {
         }
     }
 
-    async fn overlay(&mut self, rootfs: &Rootfs) -> Result<(), Error> {
+    async fn overlay(&mut self, container: &str, rootfs: &Rootfs) -> Result<(), Error> {
+        let lower = if rootfs.share.is_empty() {
+            self.layers(rootfs).await?
+        } else {
+            self.shared_layer(rootfs)?
+        };
+        let writable = self.dir.join("w");
+        make_dir(&writable)?;
+        self.mount_writable(rootfs, &writable).await?;
+        // The disk is the sandbox's: a directory for each container.
+        let own = writable.join(container);
+        make_dir(&own.join("up"))?;
+        make_dir(&own.join("work"))?;
+        self.own = Some(own);
+        let data = format!(
+            "lowerdir={lower},upperdir=w/{container}/up,workdir=w/{container}/work,volatile"
+        );
+        rustix::process::chdir(&self.dir).map_err(|source| Error::Mount {
+            what: "overlay".into(),
+            source,
+        })?;
+        let root = self.root.clone();
+        let mounted = self.mount("overlay", &root, "overlay", MountFlags::empty(), &data);
+        let _ = rustix::process::chdir("/");
+        mounted
+    }
+
+    /// Mounts the share that holds the one layer.
+    fn shared_layer(&mut self, rootfs: &Rootfs) -> Result<String, Error> {
+        let lower = &rootfs.lower;
+        bulkhead_protocol::name::check(lower)?;
+        let target = self.dir.join("s");
+        make_dir(&target)?;
+        self.mount(&rootfs.share, &target, "virtiofs", MountFlags::RDONLY, "")?;
+        // What is mounted on the host is mounted here when somebody enters it;
+        // overlayfs itself does not.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(target.join(lower), flags, Mode::empty()).map_err(|source| {
+            Error::Mount {
+                what: format!("virtiofs {lower}"),
+                source,
+            }
+        })?;
+        Ok(format!("s/{lower}"))
+    }
+
+    /// Mounts the layers; their `lowerdir`. Names relative to the working
+    /// directory keep 500 of them within the one page mount(2) takes.
+    async fn layers(&mut self, rootfs: &Rootfs) -> Result<String, Error> {
         let count = rootfs.layers.len();
         if !(1..=LAYER_LIMIT).contains(&count) {
             return Err(Error::Layers(count));
@@ -135,26 +188,9 @@ impl Assembled {
             make_dir(&target)?;
             self.mount(&device, &target, "erofs", MountFlags::RDONLY, "")?;
         }
-        let writable = self.dir.join("w");
-        make_dir(&writable)?;
-        self.mount_writable(rootfs, &writable).await?;
-        make_dir(&writable.join("up"))?;
-        make_dir(&writable.join("work"))?;
-        // Names relative to the working directory keep 500 layers within the
-        // one page mount(2) takes; the topmost layer comes first.
+        // The topmost layer comes first.
         let lower: Vec<String> = (0..count).rev().map(|index| index.to_string()).collect();
-        let data = format!(
-            "lowerdir={},upperdir=w/up,workdir=w/work,volatile",
-            lower.join(":")
-        );
-        rustix::process::chdir(&self.dir).map_err(|source| Error::Mount {
-            what: "overlay".into(),
-            source,
-        })?;
-        let root = self.root.clone();
-        let mounted = self.mount("overlay", &root, "overlay", MountFlags::empty(), &data);
-        let _ = rustix::process::chdir("/");
-        mounted
+        Ok(lower.join(":"))
     }
 
     async fn mount_writable(&mut self, rootfs: &Rootfs, target: &Path) -> Result<(), Error> {
@@ -205,6 +241,10 @@ impl Assembled {
 
     /// Unmounts and removes everything.
     pub(crate) fn destroy(self) {
+        // The room is for the sandbox's next container.
+        if let Some(own) = &self.own {
+            let _ = std::fs::remove_dir_all(own);
+        }
         for mount in self.mounts.iter().rev() {
             // Detached: a process that is still dying may hold it.
             let _ = rustix::mount::unmount(mount, UnmountFlags::DETACH);

@@ -159,7 +159,7 @@ impl AgentService {
             rootfs: Some(rootfs),
             volumes: Vec::new(),
         };
-        mount_volumes(&request.volumes, &mut spec, &mut undo)?;
+        mount_volumes(&request, &mut spec, &mut undo)?;
         sandbox_files::add_mounts(&mut spec);
         let mounted = start.elapsed();
         let (container, ends) = self.fork(&request, &spec, stdio, &undo)?;
@@ -318,14 +318,15 @@ fn unmount(volumes: &[PathBuf]) {
 }
 
 fn mount_volumes(
-    volumes: &[agent::Volume],
+    request: &agent::CreateContainerRequest,
     spec: &mut Spec,
     undo: &mut Undo,
 ) -> Result<(), Failure> {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    for volume in volumes {
+    for (number, volume) in request.volumes.iter().enumerate() {
         name::check(&volume.tag).map_err(Failure::invalid)?;
-        let at = PathBuf::from(VOLUMES_DIR).join(&volume.tag);
+        let at = format!("{VOLUMES_DIR}/{}-{number}", request.container_id);
+        let at = PathBuf::from(at);
         disks::mount_share(&volume.tag, &at).map_err(Failure::invalid)?;
         undo.volumes.push(at.clone());
         let source = if volume.file.is_empty() {
@@ -334,6 +335,14 @@ fn mount_volumes(
             name::check(&volume.file).map_err(Failure::invalid)?;
             at.join(&volume.file)
         };
+        if volume.mount != 0 {
+            let place = (volume.mount as usize).checked_sub(1);
+            let mount = place.and_then(|place| mounts.get_mut(place));
+            mount
+                .ok_or_else(|| Failure::invalid_text("a volume of a mount the spec lacks".into()))?
+                .set_source(Some(source));
+            continue;
+        }
         let mut options: Vec<&str> = volume.options.iter().map(String::as_str).collect();
         options.extend(["rbind", if volume.read_only { "ro" } else { "rw" }]);
         mounts.push(sandbox_files::bind(

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_protocol::agent::ConfigureSandboxRequest;
 use oci_spec::runtime::{Mount, MountBuilder, Spec};
+use rustix::mount::MountFlags;
 
 const DIR: &str = "/run/sandbox";
+const SHARED_MEMORY: &str = bulkhead_protocol::SHARED_MEMORY;
 
 /// Writes the three files.
 pub(crate) fn write(request: &ConfigureSandboxRequest) -> io::Result<()> {
@@ -15,7 +17,25 @@ pub(crate) fn write(request: &ConfigureSandboxRequest) -> io::Result<()> {
     let put = |name: &str, text: String| std::fs::write(Path::new(DIR).join(name), text);
     put("hostname", format!("{}\n", request.hostname))?;
     put("hosts", hosts(request))?;
-    put("resolv.conf", resolv_conf(request))
+    put("resolv.conf", resolv_conf(request))?;
+    shared_memory(request.shm_bytes)
+}
+
+/// The /dev/shm of all containers of a pod.
+fn shared_memory(bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    std::fs::create_dir_all(SHARED_MEMORY)?;
+    let data = std::ffi::CString::new(format!("mode=1777,size={bytes}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount(
+        "shm",
+        SHARED_MEMORY,
+        "tmpfs",
+        flags,
+        Some(data.as_c_str()),
+    )?)
 }
 
 fn hosts(request: &ConfigureSandboxRequest) -> String {

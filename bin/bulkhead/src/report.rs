@@ -3,23 +3,9 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use crate::control::Failure;
+pub(crate) use bulkhead_provision::chain;
 
-/// An error with its causes, in one line each joined by colons.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let next = source.to_string();
-        // Some libraries repeat their cause in their own text.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = source.source();
-    }
-    text
-}
+use crate::control::Failure;
 
 /// A failed command.
 #[derive(Debug)]
@@ -43,11 +29,6 @@ impl CommandError {
             code,
             text: text.into(),
         }
-    }
-
-    /// What happened.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
     }
 
     /// Prints it and gives the exit code.

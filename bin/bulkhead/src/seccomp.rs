@@ -1,6 +1,6 @@
 //! Between specs and the seccomp crate.
 
-use oci_spec::runtime::{Capability, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxSeccomp, Process};
 
 /// The filter every ordinary container gets.
 pub(crate) fn default(process: &Process) -> Result<LinuxSeccomp, String> {
@@ -18,16 +18,4 @@ pub(crate) fn profile(text: &[u8], process: &Process) -> Result<LinuxSeccomp, St
     profile
         .resolve(&capabilities)
         .map_err(|e| crate::report::chain(&e))
-}
-
-/// The program of a spec's filter; empty without one.
-pub(crate) fn program(spec: &Spec) -> Result<Vec<u8>, String> {
-    let filter = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.seccomp().as_ref());
-    match filter {
-        Some(filter) => bulkhead_seccomp::compile(filter).map_err(|e| crate::report::chain(&e)),
-        None => Ok(Vec::new()),
-    }
 }

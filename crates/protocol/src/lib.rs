@@ -55,5 +55,9 @@ pub const CHANNEL_PORT: &str = "bulkhead.agent";
 /// the host to the microsecond when the guest's userspace runs.
 pub const READY: u8 = 0xB7;
 
+/// Where in the guest the tmpfs is that a pod's containers share as
+/// `/dev/shm`; a bind mount of a spec may name it as its source.
+pub const SHARED_MEMORY: &str = "/run/sandbox/shm";
+
 /// Largest OCI spec either side accepts, bytes of JSON.
 pub const SPEC_LIMIT: usize = 4 << 20;

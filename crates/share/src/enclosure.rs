@@ -13,7 +13,7 @@ use rustix::mount::{
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::order::FileIdentity;
+use crate::order::{FileIdentity, Tree};
 
 /// Where the shared tree is in the enclosure.
 pub(crate) const SHARED_DIR: &str = "/share";
@@ -35,25 +35,25 @@ pub(crate) struct Enclosure {
     pub(crate) proc_self_fd: File,
 }
 
-/// Encloses this process with `dir` or one file of it. It has to be
+/// Encloses this process with `dir`, one file of it, or an empty directory. It has to be
 /// single-threaded. Without root, a user namespace maps the caller to root:
 /// every file then belongs to the caller.
-pub(crate) fn enclose(dir: &OwnedFd, file: Option<&FileIdentity>) -> io::Result<Enclosure> {
+pub(crate) fn enclose(dir: &OwnedFd, what: &Tree) -> io::Result<Enclosure> {
     // The working directory moves to the new mount namespace; a descriptor
     // would stay behind, and mounts of another namespace cannot be cloned.
     rustix::process::fchdir(dir)?;
     unshare()?;
     let down = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", down)?;
-    let tree = clone_tree(file)?;
+    let tree = clone_tree(what)?;
     let proc_self_fd = open_tree("/proc/self/fd")?;
-    let cage = cage()?;
+    let cage = tmpfs("64k", MountAttrFlags::empty())?;
     move_mount(
         &cage,
         &rustix::fs::openat(CWD, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
     )?;
     rustix::process::fchdir(&cage)?;
-    attach(&tree, file.is_some())?;
+    attach(&tree, matches!(what, Tree::File(_)))?;
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
@@ -93,9 +93,12 @@ fn unshare() -> io::Result<()> {
     std::fs::write("/proc/self/gid_map", format!("0 {} 1", gid.as_raw()))
 }
 
-fn clone_tree(file: Option<&FileIdentity>) -> io::Result<OwnedFd> {
-    let Some(file) = file else {
-        return open_tree(".");
+fn clone_tree(what: &Tree) -> io::Result<OwnedFd> {
+    let file = match what {
+        Tree::Directory => return open_tree("."),
+        // Read-only for this process; who fills it has a mount of its own.
+        Tree::Pod => return tmpfs("1m", MountAttrFlags::MOUNT_ATTR_RDONLY),
+        Tree::File(file) => file,
     };
     let name = Path::new(&file.name);
     let plain = name.file_name() == Some(&file.name);
@@ -119,15 +122,15 @@ fn open_tree(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
 }
 
 /// An empty tmpfs, attached nowhere.
-fn cage() -> io::Result<OwnedFd> {
+fn tmpfs(size: &str, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&context, "size", "64k")?;
+    rustix::mount::fsconfig_set_string(&context, "size", size)?;
     rustix::mount::fsconfig_set_string(&context, "mode", "0755")?;
     rustix::mount::fsconfig_create(&context)?;
     Ok(rustix::mount::fsmount(
         &context,
         FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
+        attributes,
     )?)
 }
 

@@ -19,8 +19,20 @@ const ORDER_LIMIT: u64 = 8192;
 pub struct Order {
     /// Refuse every change.
     pub read_only: bool,
-    /// Serve one file of the directory instead of the directory.
-    pub file: Option<FileIdentity>,
+    /// What is served.
+    pub tree: Tree,
+}
+
+/// What a file server serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tree {
+    /// The directory it was given.
+    Directory,
+    /// One file of that directory.
+    File(FileIdentity),
+    /// Nothing of it: an empty directory, in which things appear while it
+    /// serves ([`crate::Pod`]).
+    Pod,
 }
 
 /// One file of a directory, and which it has to be still.
@@ -88,6 +100,7 @@ mod tests {
         #[test]
         fn every_order_arrives(
             read_only: bool,
+            pod: bool,
             name in proptest::option::of(proptest::collection::vec(1u8..=255, 1..255)),
             device: u64,
             inode: u64,
@@ -97,7 +110,12 @@ mod tests {
                 device,
                 inode,
             });
-            let order = Order { read_only, file };
+            let tree = match file {
+                Some(file) => Tree::File(file),
+                None if pod => Tree::Pod,
+                None => Tree::Directory,
+            };
+            let order = Order { read_only, tree };
             let bytes = order.to_bytes().unwrap();
             prop_assert_eq!(Order::read(&bytes[..]).unwrap(), order);
         }

@@ -72,7 +72,7 @@ pub fn serve(
         std::process::abort();
     }));
     let limit = raise_limit();
-    let enclosure = enclosure::enclose(&dir, order.file.as_ref()).map_err(Error::Enclose)?;
+    let enclosure = enclosure::enclose(&dir, &order.tree).map_err(Error::Enclose)?;
     drop(dir);
     enclosure::drop_privileges().map_err(Error::Enclose)?;
     enable_seccomp(SeccompAction::Kill, false)?;

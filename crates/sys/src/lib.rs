@@ -8,6 +8,7 @@ mod inherited;
 pub mod jail;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+pub mod mounts;
 pub mod namespaces;
 pub mod tap;
 

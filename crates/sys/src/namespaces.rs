@@ -1,6 +1,7 @@
 //! Leaving the host's namespaces.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Moves this process into mount, network, IPC and UTS namespaces of its own;
 /// with `user` also into a user namespace, in which it has every capability
@@ -19,6 +20,27 @@ pub fn unshare(user: bool) -> io::Result<()> {
     // SAFETY: unshare takes flags only. None of them splits what safe code
     // relies on: descriptors (CLONE_FILES) and memory stay shared.
     if unsafe { libc::unshare(flags) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Moves the calling thread, and it alone, into a mount namespace, opened from
+/// `/proc/PID/ns/mnt`; its root and working directory become that namespace's.
+/// setns(2).
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_ADMIN`; `EINVAL` for what is no mount namespace.
+pub fn enter_mounts(namespace: impl AsFd) -> io::Result<()> {
+    // A thread that shares its root with others cannot change it.
+    // SAFETY: unshare takes flags only; CLONE_FS gives this thread a root,
+    // working directory and umask of its own, which no memory depends on.
+    if unsafe { libc::unshare(libc::CLONE_FS) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: setns takes an open descriptor and a flag.
+    if unsafe { libc::setns(namespace.as_fd().as_raw_fd(), libc::CLONE_NEWNS) } == -1 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

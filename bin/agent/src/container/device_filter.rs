@@ -29,6 +29,12 @@ struct Rule {
     access: u32,
 }
 
+impl Rule {
+    fn fits_everything(&self) -> bool {
+        self.kind.is_none() && self.major.is_none() && self.minor.is_none() && self.access == ALL
+    }
+}
+
 const fn character(major: u32, minor: Option<u32>) -> Rule {
     Rule {
         allow: true,
@@ -69,13 +75,7 @@ const DEFAULT: [Rule; 10] = [
 /// Does the spec give every device? That is how `--privileged` is said.
 pub(super) fn allows_everything(spec: &Spec) -> bool {
     let last = rules(spec).pop();
-    last.is_some_and(|rule| {
-        rule.allow
-            && rule.kind.is_none()
-            && rule.major.is_none()
-            && rule.minor.is_none()
-            && rule.access == ALL
-    })
+    last.is_some_and(|rule| rule.allow && rule.fits_everything())
 }
 
 fn rules(spec: &Spec) -> Vec<Rule> {
@@ -194,6 +194,10 @@ fn program(rules: &[Rule]) -> Vec<u64> {
     ];
     for rule in rules.iter().rev() {
         code.extend(one(rule));
+        if rule.fits_everything() {
+            // The verifier refuses a program with a part nothing reaches.
+            return code;
+        }
     }
     code.extend([
         instruction(MOVE_32, 0, 0, 0, 0),
@@ -295,6 +299,24 @@ mod tests {
         assert!(run(&code, BLOCK, READ, 254, 0));
         assert!(!run(&code, BLOCK, WRITE, 254, 0));
         assert!(!run(&code, BLOCK, READ | WRITE, 254, 0));
+    }
+
+    #[test]
+    fn nothing_stands_behind_a_rule_that_fits_everything() {
+        // As containerd writes it: everything denied, then what is allowed.
+        let deny = Rule {
+            allow: false,
+            kind: None,
+            major: None,
+            minor: None,
+            access: ALL,
+        };
+        let code = program(&[deny, character(1, Some(3))]);
+        assert!(run(&code, CHARACTER, READ, 1, 3));
+        assert!(!run(&code, CHARACTER, READ, 1, 4));
+        // A jump over the part in front of the last two instructions lands in
+        // them: the kernel's verifier wants every instruction reached.
+        assert_eq!(code.len(), program(&[character(1, Some(3))]).len());
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bulkhead_guest::{Cache, Preference};
-use bulkhead_qemu::Accelerator;
+use bulkhead_provision::monitor::{self, Accelerator};
 use serde::Serialize;
 
-use crate::backend;
 use crate::cli::{CheckOptions, Format};
 use crate::report::Outcome;
 use crate::style;
@@ -71,7 +70,7 @@ pub(super) fn run(options: &CheckOptions) -> Outcome {
 }
 
 fn qemu() -> Finding {
-    match backend::find() {
+    match monitor::find() {
         Ok(program) => finding(
             "monitor",
             Verdict::Good,
@@ -81,19 +80,19 @@ fn qemu() -> Finding {
                 program.path().display()
             ),
         ),
-        Err(error) => finding("monitor", Verdict::Bad, error.text()),
+        Err(error) => finding("monitor", Verdict::Bad, crate::report::chain(&error)),
     }
 }
 
 fn virtualization() -> Finding {
-    match backend::probe("auto") {
+    match monitor::probe("auto") {
         Ok(Accelerator::Kvm { round_ns }) => finding(
             "virtualization",
             Verdict::Good,
             format!("KVM runs guests; {round_ns} ns for a round of privileged instructions"),
         ),
         Ok(Accelerator::Tcg { reason, .. }) => finding("virtualization", Verdict::Slow, reason),
-        Err(error) => finding("virtualization", Verdict::Bad, error.text()),
+        Err(error) => finding("virtualization", Verdict::Bad, crate::report::chain(&error)),
     }
 }
 

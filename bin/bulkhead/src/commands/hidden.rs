@@ -5,16 +5,12 @@ use std::env::ArgsOs;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use bulkhead_share::Order;
+use bulkhead_provision::share;
 
-use crate::report;
 use crate::supervisor::{self, Inheritance};
 
 /// Name of a supervisor.
 pub(crate) const SUPERVISOR: &str = "bulkhead-supervisor";
-
-/// Name of the file server of a volume.
-pub(crate) const FILE_SERVER: &str = "bulkhead-file-server";
 
 /// Becomes a supervisor or a file server when that is what was executed.
 pub(crate) fn dispatch() -> Option<ExitCode> {
@@ -24,7 +20,7 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             crate::init_logging(false);
             Some(supervise(args).unwrap_or(ExitCode::from(125)))
         }
-        FILE_SERVER => Some(serve_files(args)),
+        share::PROGRAM => Some(share::main(args)),
         _ => None,
     }
 }
@@ -40,27 +36,6 @@ fn supervise(mut args: ArgsOs) -> Option<ExitCode> {
         lock,
         creator,
     }))
-}
-
-/// Serves a volume; why it cannot goes to standard output, where the
-/// supervisor reads it.
-fn serve_files(mut args: ArgsOs) -> ExitCode {
-    let (Some(dir), Some(listener)) = (descriptor(&mut args), descriptor(&mut args)) else {
-        return ExitCode::from(125);
-    };
-    let served = Order::read(std::io::stdin())
-        .map_err(|error| error.to_string())
-        .and_then(|order| {
-            bulkhead_share::serve(&order, dir, listener, std::io::stdout())
-                .map_err(|error| report::chain(&error))
-        });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
-            println!("{text}");
-            ExitCode::from(125)
-        }
-    }
 }
 
 fn descriptor(args: &mut ArgsOs) -> Option<OwnedFd> {

@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 
 use bulkhead_guest::{Cache, Preference};
+use bulkhead_provision::monitor;
 
-use crate::backend;
 use crate::cli::{Format, FormatOption};
 use crate::report::Outcome;
 
 /// Prints the versions of everything involved.
 pub(super) fn run(format: &FormatOption) -> Outcome {
     let (major, minor) = bulkhead_protocol::VERSION;
-    let qemu = backend::find().map(|program| program.version_text());
+    let qemu = monitor::find().map(|program| program.version_text());
     let guest = Cache::default_root()
         .and_then(|root| Cache::open(&root))
         .and_then(|cache| cache.find(Preference::Auto));
@@ -19,7 +19,7 @@ pub(super) fn run(format: &FormatOption) -> Outcome {
     let facts = [
         ("bulkhead", env!("CARGO_PKG_VERSION").to_owned()),
         ("agent protocol", format!("{major}.{minor}")),
-        ("qemu", qemu.unwrap_or_else(|error| error.text().to_owned())),
+        ("qemu", qemu.unwrap_or_else(|error| error.to_string())),
         (
             "guest kernel",
             guest.map_or_else(|e| e.to_string(), |g| g.manifest.source),

@@ -2,36 +2,28 @@
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bulkhead_guest::{Cache, KernelKind, Preference};
 use bulkhead_hypervisor::{BootImage, Disk, DiskSource, Extent, VmConfig};
 use bulkhead_image::disk::{self, Piece};
 use bulkhead_image::{LayerFile, Lease, Store};
+use bulkhead_provision::monitor::{self, Monitor};
+use bulkhead_provision::{Helper, guest, seccomp, user, writable};
 use bulkhead_sandbox::{
     BlockRef, ContainerConfig, GuestConfig, Rootfs, SandboxConfig, StdioConfig,
 };
-use bulkhead_sys::jail::Jail;
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::MemfdFlags;
 
-use super::helper::Helper;
 use super::network;
 use super::volumes::{self, Shares};
-use crate::backend::{self, Backend};
 use crate::control::Failure;
 use crate::report;
-use crate::seccomp;
 use crate::state::record::RootfsSource;
 use crate::state::{ContainerDir, Record};
 
 /// Serials of the two disks, by which the guest finds them.
 const LAYERS: &str = "layers";
 const WRITABLE: &str = "writable";
-
-/// First of the users monitors run as: far above any account, one for each
-/// sandbox, so that one that broke out of its guest owns nothing of another.
-const FIRST_USER: u32 = 0x7000_0000;
 
 /// How long each phase of the start may take by default, seconds.
 const START_TIMEOUT: u64 = 60;
@@ -53,22 +45,22 @@ pub(super) struct Resources {
 
 /// Prepares a start. Nothing outlives a failure: descriptors close, helpers
 /// die, the writable layer's file goes with the container's directory.
-pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<(Backend, Plan), Failure> {
+pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<(Monitor, Plan), Failure> {
     // The monitor is asked for its version while the rest is made; that runs on
     // this thread, because helpers die with the thread that starts them.
     std::thread::scope(|scope| {
-        let backend = scope.spawn(|| backend::open(record).map_err(|e| failure(e.text())));
+        let monitor = scope.spawn(|| monitor::open(&record.accel).map_err(chained));
         let prepared = prepare(record, dir);
-        let backend = backend
+        let monitor = monitor
             .join()
             .unwrap_or_else(|_| Err(failure("the search for a monitor panicked")));
         // Without a monitor nothing else matters.
-        Ok((backend?, prepared?))
+        Ok((monitor?, prepared?))
     })
 }
 
 fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
-    let (kernel, initramfs) = guest(record)?;
+    let (kernel, initramfs) = guest::open(&record.kernel, None).map_err(chained)?;
     // The file servers close themselves in while the rest is prepared.
     let mut shares = Shares::start(&record.volumes, dir).map_err(failure)?;
     let Root {
@@ -90,7 +82,7 @@ fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
             disks,
             nets: network.devices,
             shares: shares.devices,
-            user: monitor_user(&record.id),
+            user: user::of(&record.id),
         },
         guest: GuestConfig {
             hostname: record.hostname.clone(),
@@ -105,7 +97,7 @@ fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
         rootfs,
         volumes: shares.volumes,
         user: record.user.clone(),
-        seccomp: seccomp::program(&record.spec).map_err(failure)?,
+        seccomp: seccomp::program(&record.spec).map_err(chained)?,
         stdio: StdioConfig {
             stdin: record.interactive,
             terminal: record.terminal,
@@ -141,29 +133,6 @@ fn start_timeout() -> u64 {
         .and_then(|text| text.parse().ok());
     said.filter(|seconds| (1..=3600).contains(seconds))
         .unwrap_or(START_TIMEOUT)
-}
-
-fn monitor_user(id: &str) -> Option<(u32, u32)> {
-    let own = id
-        .get(..6)
-        .and_then(|digits| u32::from_str_radix(digits, 16).ok())?;
-    rustix::process::geteuid()
-        .is_root()
-        .then_some((FIRST_USER + own, FIRST_USER + own))
-}
-
-fn guest(record: &Record) -> Result<(OwnedFd, OwnedFd), Failure> {
-    let preference = match record.kernel.as_str() {
-        "tuned" => Preference::Only(KernelKind::Tuned),
-        "distro" => Preference::Only(KernelKind::Distro),
-        _ => Preference::Auto,
-    };
-    let root = Cache::default_root().map_err(chained)?;
-    let cache = Cache::open(&root).map_err(chained)?;
-    cache
-        .find(preference)
-        .and_then(|guest| guest.open())
-        .map_err(chained)
 }
 
 struct Root {
@@ -206,7 +175,9 @@ fn root(record: &Record, dir: &ContainerDir, shares: &mut Shares) -> Result<Root
         },
         Disk {
             serial: WRITABLE.to_owned(),
-            source: DiskSource::File(writable(record, dir)?),
+            source: DiskSource::File(
+                writable::make(&dir.file("writable.img"), record.storage).map_err(chained)?,
+            ),
             read_only: false,
         },
     ];
@@ -258,53 +229,4 @@ fn memory_file(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     let mut file = std::fs::File::from(rustix::fs::memfd_create("gpt", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     Ok(std::fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
-}
-
-/// The writable layer: a sparse file with an empty ext4. No journal: what is
-/// in it ends with the container.
-fn writable(record: &Record, dir: &ContainerDir) -> Result<OwnedFd, Failure> {
-    let path = dir.file("writable.img");
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let open = || -> std::io::Result<OwnedFd> {
-        let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))?;
-        rustix::fs::ftruncate(&fd, record.storage)?;
-        Ok(fd)
-    };
-    let fd = open().map_err(|e| failure(format!("the writable layer cannot be made: {e}")))?;
-    format(&fd).map_err(failure)?;
-    Ok(fd)
-}
-
-fn format(fd: &OwnedFd) -> Result<(), String> {
-    let mut jail = Jail::new();
-    let number = jail.inherit(fd.try_clone().map_err(|e| e.to_string())?);
-    let mut command = Command::new("mke2fs");
-    command
-        .args([
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-O",
-            "^has_journal,^resize_inode",
-            "-m",
-            "0",
-        ])
-        .args(["-E", "lazy_itable_init=1,nodiscard"])
-        .arg(format!("/proc/self/fd/{number}"))
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .stdin(Stdio::null());
-    let guard = jail.apply(&mut command);
-    let output = command
-        .output()
-        .map_err(|e| format!("`mke2fs` did not start: {e}; install it: `apt install e2fsprogs`"))?;
-    drop(guard);
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "the writable layer could not be formatted (--storage too small?): {}",
-        text.trim()
-    ))
 }

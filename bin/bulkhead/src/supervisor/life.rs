@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bulkhead_provision::helper;
+use bulkhead_provision::monitor::Monitor;
 use bulkhead_sandbox::{
     AgentError, Container, ContainerConfig, Exit, HostStdio, Sandbox, SandboxConfig, Timing,
 };
@@ -12,8 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::log::Log;
 use super::stdio::Hub;
-use super::{boot, helper, serve};
-use crate::backend::Backend;
+use super::{boot, serve};
 use crate::control::{AsyncSocket, Failure, Listener};
 use crate::report;
 use crate::state::record::RootfsSource;
@@ -195,14 +196,14 @@ async fn bring_up(
     dir: &ContainerDir,
 ) -> Result<(Running, HostStdio, boot::Resources), Failure> {
     let start = Instant::now();
-    let (backend, plan) = boot::plan(&shared.record, dir)?;
+    let (monitor, plan) = boot::plan(&shared.record, dir)?;
     let prepared = start.elapsed();
     let boot::Plan {
         sandbox,
         container,
         mut resources,
     } = plan;
-    let boot = boot_sandbox(shared, &backend, sandbox, container, prepared);
+    let boot = boot_sandbox(shared, &monitor, sandbox, container, prepared);
     let (running, stdio) = tokio::select! {
         biased;
         up = boot => up?,
@@ -213,13 +214,13 @@ async fn bring_up(
 
 async fn boot_sandbox(
     shared: &Arc<Shared>,
-    backend: &Backend,
+    monitor: &Monitor,
     sandbox: SandboxConfig,
     container: ContainerConfig,
     prepared: Duration,
 ) -> Result<(Running, HostStdio), Failure> {
-    let accelerator = backend.describe();
-    let sandbox = Sandbox::start(backend.hypervisor(), sandbox)
+    let accelerator = monitor.describe();
+    let sandbox = Sandbox::start(monitor.hypervisor(), sandbox)
         .await
         .map_err(|error| Failure {
             exit_code: 125,

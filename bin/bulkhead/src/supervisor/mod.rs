@@ -11,7 +11,6 @@
 //! killed supervisor leaves no process.
 
 mod boot;
-mod helper;
 mod life;
 pub(crate) mod log;
 mod network;

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bulkhead_hypervisor::{NetBackend, NetDevice};
+use bulkhead_provision::{Helper, network};
 use bulkhead_sandbox::{GuestConfig, Interface, Route};
 use bulkhead_sys::jail::Jail;
 
-use super::helper::Helper;
 use super::ports;
 use crate::control::Failure;
 use crate::report;
@@ -58,44 +58,18 @@ pub(super) fn plan(record: &Record) -> Result<Plan, Failure> {
 
 /// The interfaces of an existing namespace, as its network plugin set them up.
 fn namespace(record: &Record, path: &Path) -> Result<Plan, String> {
-    let joined = bulkhead_network::join(path, &record.id).map_err(|error| report::chain(&error))?;
-    let mut plan = Plan {
-        guard: Some(joined.guard),
-        ..Plan::default()
-    };
-    for interface in joined.interfaces {
-        let addresses = interface.addresses.iter();
-        plan.guest.interfaces.push(Interface {
-            mac: mac_text(interface.mac),
-            name: interface.name,
-            mtu: interface.mtu,
-            addresses: addresses
-                .map(|(address, prefix)| format!("{address}/{prefix}"))
-                .collect(),
+    let joined = network::join(path, &record.id).map_err(|error| report::chain(&error))?;
+    Ok(Plan {
+        devices: joined.devices,
+        guest: GuestConfig {
+            interfaces: joined.interfaces,
+            routes: joined.routes,
+            dns_servers: record.dns.clone(),
             ..Default::default()
-        });
-        plan.devices.push(NetDevice {
-            mac: interface.mac,
-            mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
-            backend: NetBackend::Tap(interface.tap),
-        });
-    }
-    let routes = joined.routes.into_iter().map(|route| Route {
-        destination: route
-            .destination
-            .map(|(address, prefix)| format!("{address}/{prefix}"))
-            .unwrap_or_default(),
-        gateway: route.gateway.map(|by| by.to_string()).unwrap_or_default(),
-        interface: route.interface,
-        ..Default::default()
-    });
-    plan.guest.routes = routes.collect();
-    plan.guest.dns_servers.clone_from(&record.dns);
-    Ok(plan)
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
+        },
+        helper: None,
+        guard: joined.guard,
+    })
 }
 
 fn passt(record: &Record) -> Result<Plan, String> {
@@ -112,7 +86,7 @@ fn passt(record: &Record) -> Result<Plan, String> {
     // Locally administered, unicast.
     let mac = [0x02, 0x62, 0x6b, a, b, c];
     let interface = Interface {
-        mac: mac_text(mac),
+        mac: network::mac_text(mac),
         name: "eth0".to_owned(),
         mtu: MTU.into(),
         addresses: vec![format!("{ADDRESS}/24")],

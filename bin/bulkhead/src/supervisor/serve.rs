@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{ExecConfig, StdioConfig};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -13,7 +14,6 @@ use super::life::{Running, Shared, refusal};
 use super::stdio::{Pipes, pump_exec};
 use crate::control::message::{Call, StatsLine};
 use crate::control::{Answer, AsyncSocket, ExecSpec, Failure, Listener, Reply, Request, Streams};
-use crate::seccomp;
 use crate::state::{Status, events};
 
 /// Attachments of one connection at most.
@@ -251,9 +251,9 @@ impl Connection {
         let filter = if spec.privileged {
             Vec::new()
         } else {
-            seccomp::program(&self.shared.record.spec).map_err(|text| Failure {
+            seccomp::program(&self.shared.record.spec).map_err(|error| Failure {
                 exit_code: 125,
-                text,
+                text: crate::report::chain(&error),
             })?
         };
         let config = ExecConfig {

@@ -1,29 +1,22 @@
 //! Host directories and files shared with the sandbox: what may be shared,
 //! and the file server of each.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use bulkhead_hypervisor::ShareDevice;
+use bulkhead_provision::Helper;
+use bulkhead_provision::share::{self, Server};
 use bulkhead_sandbox::Volume;
-use bulkhead_share::{FileIdentity, Order, READY};
-use bulkhead_sys::jail::Jail;
+use bulkhead_share::{FileIdentity, Order, Tree};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
-use super::helper::Helper;
-use crate::commands::hidden;
+use crate::report;
 use crate::state::ContainerDir;
 use crate::state::record::VolumeRecord;
 
 /// Volumes of a container at most: each is a process and a device.
 const VOLUME_LIMIT: usize = 16;
-
-/// Bytes of a file server's complaint that are read.
-const COMPLAINT_LIMIT: u64 = 4096;
 
 /// Tag of a root filesystem that is a host directory.
 pub(super) const ROOT_TAG: &str = "rootfs";
@@ -86,51 +79,21 @@ impl Shares {
     ) -> Result<(), String> {
         let order = Order {
             read_only,
-            file: source.file,
+            tree: source.file.map_or(Tree::Directory, Tree::File),
         };
-        let failed = |error: std::io::Error| {
-            format!(
-                "the file server of `{}` did not start: {error}",
-                path.display()
-            )
-        };
-        let (listener, socket) = connection(dir, tag).map_err(failed)?;
-        let child = spawn(&order, source.dir, listener, dir).map_err(failed)?;
-        let name = format!("the file server of `{}`", path.display());
-        self.helpers.push(Helper::new(name, child));
-        self.devices.push(ShareDevice {
-            tag: tag.to_owned(),
-            socket,
-        });
+        let server = Server::start(dir.path(), tag, path, source.dir, &order)
+            .map_err(|error| report::chain(&error))?;
+        self.helpers.push(server.helper);
+        self.devices.push(server.device);
         Ok(())
     }
 
     /// Waits until every server serves.
     pub(super) fn ready(&mut self) -> Result<(), String> {
-        for helper in &mut self.helpers {
-            let mut said = String::new();
-            if let Some(stdout) = helper.stdout() {
-                // Read to the order's end, not the server's: what follows the
-                // word can only come when it has failed.
-                let mut stdout = stdout.take(COMPLAINT_LIMIT);
-                while said != READY && read_some(&mut stdout, &mut said) {}
-            }
-            if said != READY {
-                return Err(format!("{} failed: {}", helper.name(), said.trim()));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn read_some(from: &mut impl Read, into: &mut String) -> bool {
-    let mut buffer = [0; 512];
-    match from.read(&mut buffer) {
-        Ok(count @ 1..) => {
-            into.push_str(&String::from_utf8_lossy(&buffer[..count]));
-            true
-        }
-        _ => false,
+        self.helpers
+            .iter_mut()
+            .try_for_each(share::ready)
+            .map_err(|error| report::chain(&error))
     }
 }
 
@@ -232,54 +195,10 @@ fn kind(kind: FileType) -> &'static str {
     }
 }
 
-/// A listening socket and a connection to it that waits to be accepted: the
-/// library listens, and the monitor is given connected sockets only.
-fn connection(dir: &ContainerDir, tag: &str) -> std::io::Result<(OwnedFd, UnixStream)> {
-    // By descriptor: the address of a socket has room for 107 bytes, and the
-    // directory's own path may need more.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(dir.path(), flags, Mode::empty())?;
-    let path = format!("/proc/self/fd/{}/{tag}.sock", dir.as_raw_fd());
-    let listener = UnixListener::bind(&path)?;
-    let connected = UnixStream::connect(&path);
-    std::fs::remove_file(&path)?;
-    Ok((listener.into(), connected?))
-}
-
-fn spawn(
-    order: &Order,
-    shared: OwnedFd,
-    listener: OwnedFd,
-    dir: &ContainerDir,
-) -> std::io::Result<Child> {
-    let mut jail = Jail::new();
-    let shared = jail.inherit(shared);
-    let listener = jail.inherit(listener);
-    jail.no_new_privileges().no_core_dumps();
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0(hidden::FILE_SERVER)
-        .args([shared.to_string(), listener.to_string()])
-        // For whoever reads a list of processes.
-        .arg(dir.path())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let guard = jail.apply(&mut command);
-    let spawned = command.spawn();
-    drop(guard);
-    let mut child = spawned?;
-    let bytes = order.to_bytes()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(&bytes)?;
-    }
-    Ok(child)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -304,17 +223,5 @@ mod tests {
         assert!(refusal(Path::new("/dev/null")).contains("is a device"));
         assert!(refusal(&at("missing")).contains("create it first"));
         assert!(refusal(&at("outside")).contains("leads out of its directory (to `/etc`)"));
-    }
-
-    #[test]
-    fn a_connection_waits_and_leaves_no_socket() {
-        let root = tempfile::tempdir().unwrap();
-        // Longer than the address of a socket can be.
-        let long = root.path().join("x".repeat(120));
-        std::fs::create_dir(&long).unwrap();
-        let dir = ContainerDir::at(long.clone());
-        let (listener, _connected) = connection(&dir, "volume0").unwrap();
-        assert!(UnixListener::from(listener).accept().is_ok());
-        assert_eq!(std::fs::read_dir(long).unwrap().count(), 0);
     }
 }

@@ -9,23 +9,30 @@ use tokio::io::unix::AsyncFd;
 
 /// A helper; it is killed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Helper {
+pub struct Helper {
     /// What it is to a person: "the file server of `/data`".
     name: String,
     child: Child,
 }
 
 impl Helper {
-    pub(super) fn new(name: String, child: Child) -> Self {
+    /// Takes a child over. `name` is what it is to a person.
+    pub fn new(name: String, child: Child) -> Self {
         Self { name, child }
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// What it is to a person.
+    pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// Its process id, its own until it is dropped.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it writes, if that is a pipe; to be had once.
-    pub(super) fn stdout(&mut self) -> Option<ChildStdout> {
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
 
@@ -64,7 +71,7 @@ impl Drop for Helper {
 }
 
 /// Waits until one of the helpers fails, and says which and how.
-pub(super) async fn failure(helpers: &mut [Helper]) -> String {
+pub async fn failure(helpers: &mut [Helper]) -> String {
     let mut watches: Vec<_> = helpers
         .iter_mut()
         .map(|helper| Box::pin(helper.failure()))

@@ -1,0 +1,121 @@
+//! `start`: prints the address of the pod's process, and starts that process
+//! when the pod is new.
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bulkhead_sys::jail::Jail;
+use rustix::fs::{Mode, OFlags};
+
+use crate::args::Args;
+use crate::place::Place;
+use crate::spec::{self, Kind};
+
+/// Why a pod could not be begun.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Spec(#[from] spec::ReadError),
+    #[error("the pod `{pod}` of the container `{id}` does not run (no address in `{}`)", path.display())]
+    NoPod {
+        pod: String,
+        id: String,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the pod's process could not be started: {step}")]
+    Start {
+        step: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs in the bundle's directory, as containerd starts it.
+pub(crate) fn run(args: &Args) -> Result<(), Error> {
+    let bundle = Path::new(".");
+    let address = match spec::kind(&spec::read(bundle)?) {
+        Kind::Member { pod } => address_of(args, &pod)?,
+        Kind::Pod | Kind::Single => start(args)?,
+    };
+    let failed = |source| Error::Start {
+        step: "tell its address",
+        source,
+    };
+    std::fs::write("address", &address).map_err(failed)?;
+    std::io::stdout()
+        .write_all(address.as_bytes())
+        .map_err(failed)
+}
+
+/// The address its pod's own bundle holds: bundles of one namespace are
+/// neighbours.
+fn address_of(args: &Args, pod: &str) -> Result<String, Error> {
+    let path = Path::new("..").join(pod).join("address");
+    std::fs::read_to_string(&path).map_err(|source| Error::NoPod {
+        pod: pod.to_owned(),
+        id: args.id.clone(),
+        path,
+        source,
+    })
+}
+
+fn start(args: &Args) -> Result<String, Error> {
+    let failed = |step: &'static str| move |source| Error::Start { step, source };
+    let place = Place::of(&args.namespace, &args.id);
+    place.make().map_err(failed("make its directory"))?;
+    let socket = place.socket();
+    // Listening already: who connects before the process is up waits.
+    let listener = UnixListener::bind(&socket).map_err(failed("listen"))?;
+    let started = spawn(args, listener).map_err(failed("execute it"));
+    if started.is_err() {
+        place.remove();
+    }
+    started?;
+    Ok(format!("unix://{}", socket.display()))
+}
+
+fn spawn(args: &Args, listener: UnixListener) -> std::io::Result<()> {
+    let mut jail = Jail::detached();
+    let number = jail.inherit(listener.into());
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("containerd-shim-bulkhead-v2")
+        .args([
+            "-namespace",
+            args.namespace.as_str(),
+            "-id",
+            args.id.as_str(),
+        ])
+        .args(["-address", args.address.as_str()]);
+    if args.debug {
+        command.arg("-debug");
+    }
+    command
+        .args(["serve", &number.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log());
+    let guard = jail.apply(&mut command);
+    let spawned = command.spawn();
+    drop(guard);
+    spawned.map(drop)
+}
+
+/// containerd's pipe for this shim's log, `log` in the bundle. Opened for
+/// both: containerd may go and come back.
+fn log() -> Stdio {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open("log", flags, Mode::empty()) {
+        Ok(fd) => {
+            // Blocking again for the writer; only the opening must not wait.
+            let _ = rustix::fs::fcntl_setfl(&fd, OFlags::empty());
+            fd.into()
+        }
+        Err(_) => Stdio::null(),
+    }
+}

@@ -1,0 +1,173 @@
+//! What a pod's machine is made of.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use bulkhead_hypervisor::{BootImage, Disk, DiskSource, VmConfig};
+use bulkhead_provision::monitor::{self, Monitor};
+use bulkhead_provision::network::{self, Joined};
+use bulkhead_provision::share::{self, Server};
+use bulkhead_provision::{Helper, guest, user, writable};
+use bulkhead_sandbox::{BlockRef, GuestConfig, Rootfs, SandboxConfig};
+use bulkhead_share::{Order, Pod as Share, Tree};
+use oci_spec::runtime::Spec;
+
+use crate::config::Config;
+use crate::failure::{Failure, Outcome};
+use crate::place::Place;
+use crate::spec::{self, Size};
+
+/// Tag of the one share of a pod.
+pub(crate) const SHARE: &str = "pod";
+
+/// Serial of the disk its containers write on.
+const WRITABLE: &str = "writable";
+
+/// A machine ready to be started, and what has to live as long.
+pub(crate) struct Machine {
+    pub(crate) monitor: Monitor,
+    pub(crate) config: SandboxConfig,
+    pub(crate) helpers: Vec<Helper>,
+    pub(crate) share: Share,
+    pub(crate) size: Size,
+    network: Joined,
+}
+
+impl Machine {
+    /// What gives the network back when it is dropped.
+    pub(crate) fn take_network(&mut self) -> Joined {
+        std::mem::take(&mut self.network)
+    }
+}
+
+fn failed(error: impl std::error::Error + 'static) -> Failure {
+    Failure::from_error(&error)
+}
+
+/// Prepares the machine of a pod. Has to run on the process's first thread,
+/// with which the helpers die. Nothing is left of a failure.
+pub(crate) fn prepare(spec: &Spec, config: &Config, place: &Place) -> Outcome<Machine> {
+    spec::refuse_host(spec)?;
+    // The monitor is asked for its version while the rest is made.
+    std::thread::scope(|scope| {
+        let monitor = scope.spawn(|| monitor::open(&config.accelerator).map_err(failed));
+        let parts = Parts::new(spec, config, place);
+        let monitor = monitor
+            .join()
+            .unwrap_or_else(|_| Err(Failure::internal("the search for a monitor panicked")));
+        Ok(parts?.assemble(monitor?, spec, config, place))
+    })
+}
+
+struct Parts {
+    guest: (OwnedFd, OwnedFd),
+    server: Server,
+    share: Share,
+    writable: OwnedFd,
+    network: Joined,
+}
+
+impl Parts {
+    fn new(spec: &Spec, config: &Config, place: &Place) -> Outcome<Self> {
+        let guest = guest::open(&config.kernel, config.guests.clone()).map_err(failed)?;
+        let dir = place.dir();
+        // The file server closes itself in while the rest is made.
+        let mut server = serve(&dir)?;
+        let disk = dir.join("writable.img");
+        let writable = writable::make(&disk, config.storage_mib << 20).map_err(failed)?;
+        // The monitor holds it open; nobody else is to find it.
+        std::fs::remove_file(&disk).map_err(failed)?;
+        let network = join(spec, place)?;
+        share::ready(&mut server.helper).map_err(failed)?;
+        let share = Share::of(server.helper.pid()).map_err(failed)?;
+        Ok(Self {
+            guest,
+            server,
+            share,
+            writable,
+            network,
+        })
+    }
+
+    fn assemble(self, monitor: Monitor, spec: &Spec, config: &Config, place: &Place) -> Machine {
+        let size = spec::size(spec, config);
+        let (kernel, initramfs) = self.guest;
+        let mut network = self.network;
+        let vm = VmConfig {
+            boot: BootImage {
+                kernel,
+                initramfs,
+                cmdline: Vec::new(),
+            },
+            vcpus: size.vcpus,
+            memory: size.memory,
+            disks: vec![Disk {
+                serial: WRITABLE.to_owned(),
+                source: DiskSource::File(self.writable),
+                read_only: false,
+            }],
+            nets: std::mem::take(&mut network.devices),
+            shares: vec![self.server.device],
+            user: user::of(place.key()),
+        };
+        let guest = GuestConfig {
+            hostname: spec.hostname().clone().unwrap_or_default(),
+            interfaces: std::mem::take(&mut network.interfaces),
+            routes: std::mem::take(&mut network.routes),
+            shm_bytes: spec::shared_memory(spec),
+            ..Default::default()
+        };
+        Machine {
+            monitor,
+            config: SandboxConfig {
+                vm,
+                guest,
+                timeout: config.timeout(),
+            },
+            helpers: vec![self.server.helper],
+            share: self.share,
+            size,
+            network,
+        }
+    }
+}
+
+fn serve(dir: &Path) -> Outcome<Server> {
+    let order = Order {
+        read_only: false,
+        tree: Tree::Pod,
+    };
+    let nothing = File::open(dir).map_err(failed)?;
+    Server::start(dir, SHARE, Path::new("the pod"), nothing.into(), &order).map_err(failed)
+}
+
+/// Joins the pod's network namespace. What has to be undone is written down
+/// first: this process may be killed at any moment.
+fn join(spec: &Spec, place: &Place) -> Outcome<Joined> {
+    let Some(path) = spec::network(spec) else {
+        return Ok(Joined::default());
+    };
+    place.note_network(&path).map_err(failed)?;
+    match network::join(&path, place.key()) {
+        Ok(joined) => Ok(joined),
+        // A namespace without interfaces is a pod without a network.
+        Err(error) if network::is_empty(&error) => Ok(Joined::default()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The root filesystem of a container: a shared directory below a part of the
+/// writable disk.
+pub(crate) fn rootfs(lower: &str) -> Rootfs {
+    Rootfs {
+        share: SHARE.to_owned(),
+        lower: lower.to_owned(),
+        writable: Some(BlockRef {
+            serial: WRITABLE.to_owned(),
+            ..Default::default()
+        })
+        .into(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,81 @@
+//! `containerd-shim-bulkhead-v2`: between containerd (or CRI-O) and a pod in
+//! its own virtual machine.
+//!
+//! ```text
+//!   containerd ─ `start` ──▶ begin ─ executes itself ─▶ serve ─▶ address
+//!              ─ ttrpc ────▶ task ──▶ pod ──▶ machine, rootfs, stdio
+//!              ◀─ events ─── events ◀──┘
+//!              ─ `delete` ─▶ end          (after the serving process died)
+//! ```
+//!
+//! One process for each pod; the file server and the monitor die with it.
+
+mod args;
+mod begin;
+mod config;
+mod end;
+mod events;
+mod failure;
+mod machine;
+mod metrics;
+mod place;
+mod pod;
+mod process;
+mod rootfs;
+mod serve;
+mod spec;
+mod stdio;
+mod task;
+
+use std::process::ExitCode;
+
+use args::{Action, Args};
+use bulkhead_provision::share;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.next().is_some_and(|name| name == share::PROGRAM) {
+        return share::main(words);
+    }
+    let args = match Args::parse(words) {
+        Ok(args) => args,
+        Err(text) => {
+            eprintln!("containerd-shim-bulkhead-v2: {text}");
+            return ExitCode::from(2);
+        }
+    };
+    init_logging(args.debug);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!(
+                "containerd-shim-bulkhead-v2: {}",
+                bulkhead_provision::chain(error.as_ref())
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    match args.action {
+        Action::Version => println!("containerd-shim-bulkhead-v2 {}", env!("CARGO_PKG_VERSION")),
+        Action::Help => print!("{}", args::HELP),
+        Action::Start => begin::run(args)?,
+        Action::Delete => end::run(args)?,
+        Action::Serve(listener) => serve::run(args, listener)?,
+    }
+    Ok(())
+}
+
+/// To standard error, which containerd connects to its own log.
+fn init_logging(debug: bool) {
+    use tracing_subscriber::EnvFilter;
+    let level = if debug { "debug" } else { "info" };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,96 @@
+//! Where a pod's things are on the host.
+//!
+//! ```text
+//!   /run/bulkhead/pods/KEY/      0700; KEY is a digest of namespace and id
+//!     sock                       containerd's way in
+//!     netns                      the joined network namespace, to be given back
+//! ```
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// All pods of the host.
+const ROOT: &str = "/run/bulkhead/pods";
+
+/// Characters of a key: enough that no two pods meet, few enough that a
+/// socket's address (107 bytes) has room for them.
+const KEY_LENGTH: usize = 32;
+
+/// The directory of one pod.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    key: String,
+}
+
+impl Place {
+    /// The place of a pod, whether or not it exists.
+    pub(crate) fn of(namespace: &str, id: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(namespace);
+        hash.update([0]);
+        hash.update(id);
+        let mut key = hex::encode(hash.finalize());
+        key.truncate(KEY_LENGTH);
+        Self { key }
+    }
+
+    /// Hexadecimal digits no other pod has.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Its directory.
+    pub(crate) fn dir(&self) -> PathBuf {
+        Path::new(ROOT).join(&self.key)
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir().join("sock")
+    }
+
+    /// Makes the directory, for root only; one that a killed process left is
+    /// cleared first.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        self.remove();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.dir())
+    }
+
+    /// Notes which network namespace has to be given back.
+    pub(crate) fn note_network(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        std::fs::write(self.dir().join("netns"), path.as_os_str().as_bytes())
+    }
+
+    /// Takes everything of the pod away, its network redirection too.
+    pub(crate) fn remove(&self) {
+        use std::os::unix::ffi::OsStringExt;
+        if let Ok(path) = std::fs::read(self.dir().join("netns")) {
+            let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+            // A namespace that is gone took the redirection along.
+            let _ = bulkhead_provision::network::release(&path, self.key());
+        }
+        let _ = std::fs::remove_dir_all(self.dir());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_address_has_room_for_any_pod() {
+        let long = "x".repeat(128);
+        let place = Place::of(&long, &long);
+        assert!(place.socket().as_os_str().len() < 100);
+        assert_ne!(place.key(), Place::of("x", &long).key());
+        // The border between the two names counts.
+        assert_ne!(Place::of("a", "bc").key(), Place::of("ab", "c").key());
+    }
+}

@@ -1,0 +1,232 @@
+//! Containers of a pod: how they come to be, and how their first process ends.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bulkhead_provision::seccomp;
+use bulkhead_sandbox::{ContainerConfig, HostStdio, Sandbox, Volume};
+use bulkhead_share::Detached;
+use containerd_shim_protos::events::task as event;
+
+use super::{LOST, Pod, Request};
+use crate::events::Event;
+use crate::failure::{Failure, Outcome};
+use crate::process::{Exit, Process};
+use crate::spec::{self, Adapted};
+use crate::stdio::{self, Pumps};
+use crate::{machine, rootfs};
+
+/// A container, or the pod itself.
+pub(crate) struct Container {
+    bundle: PathBuf,
+    is_pod: bool,
+    main: Arc<Process>,
+    execs: HashMap<String, Arc<Process>>,
+    /// Its names in the share.
+    shared: Vec<String>,
+    /// Compiled filter, which further processes get too.
+    pub(super) seccomp: Vec<u8>,
+    pub(crate) paused: bool,
+}
+
+impl Container {
+    /// The pod itself.
+    pub(super) fn pod(bundle: PathBuf, main: Arc<Process>) -> Self {
+        Self {
+            bundle,
+            is_pod: true,
+            main,
+            execs: HashMap::new(),
+            shared: Vec::new(),
+            seccomp: Vec::new(),
+            paused: false,
+        }
+    }
+
+    pub(super) fn is_pod(&self) -> bool {
+        self.is_pod
+    }
+
+    pub(super) fn main(&self) -> &Arc<Process> {
+        &self.main
+    }
+
+    pub(super) fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    pub(super) fn shared(&self) -> &[String] {
+        &self.shared
+    }
+
+    pub(super) fn process(&self, exec: &str) -> Outcome<Arc<Process>> {
+        if exec.is_empty() {
+            return Ok(Arc::clone(&self.main));
+        }
+        let found = self.execs.get(exec).map(Arc::clone);
+        found.ok_or_else(|| Failure::missing(format!("there is no process `{exec}`")))
+    }
+
+    pub(super) fn add_exec(&mut self, exec: &str, process: Arc<Process>) -> Outcome<()> {
+        if self.execs.contains_key(exec) {
+            return Err(Failure::exists(format!("the process `{exec}` exists")));
+        }
+        self.execs.insert(exec.to_owned(), process);
+        Ok(())
+    }
+
+    pub(super) fn remove_exec(&mut self, exec: &str) {
+        self.execs.remove(exec);
+    }
+}
+
+/// Names in the share that are taken out again unless they are kept.
+struct Shared<'a> {
+    pod: &'a Pod,
+    names: Vec<String>,
+}
+
+impl Shared<'_> {
+    fn add(&mut self, what: &Detached) -> Outcome<String> {
+        let mut state = self.pod.lock();
+        state.names += 1;
+        let name = format!("n{}", state.names);
+        let share = state
+            .share
+            .as_mut()
+            .ok_or_else(|| Failure::state("the pod has no machine"))?;
+        share
+            .add(&name, what)
+            .map_err(|error| Failure::from_error(&error))?;
+        self.names.push(name.clone());
+        Ok(name)
+    }
+
+    fn keep(mut self) -> Vec<String> {
+        std::mem::take(&mut self.names)
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pod.lock();
+        if let Some(share) = state.share.as_mut() {
+            self.names.iter().for_each(|name| share.remove(name));
+        }
+    }
+}
+
+impl Pod {
+    /// Makes a container in the booted machine.
+    pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<()> {
+        // Everything of the host is opened while the machine boots.
+        let lower = rootfs::open(&request.rootfs, &request.bundle, &request.spec)?;
+        let ends = stdio::open(&request.paths)?;
+        let seccomp =
+            seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
+        let sysctls = self.lock().sysctls.clone();
+        let Adapted { spec, binds } = spec::adapt(request.spec, &sysctls)?;
+        let mut shared = Shared {
+            pod: self,
+            names: Vec::new(),
+        };
+        let lower = shared.add(&lower)?;
+        let mut volumes = Vec::new();
+        for bind in &binds {
+            volumes.push(Volume {
+                tag: machine::SHARE.to_owned(),
+                file: shared.add(&rootfs::bind(bind)?)?,
+                mount: u32::try_from(bind.mount + 1).unwrap_or(u32::MAX),
+                ..Default::default()
+            });
+        }
+        let process = Process::new(request.paths, None);
+        let sandbox = self.booted().await?;
+        let config = ContainerConfig {
+            id: request.id.clone(),
+            spec,
+            rootfs: machine::rootfs(&lower),
+            volumes,
+            user: String::new(),
+            seccomp: seccomp.clone(),
+            stdio: process.stdio(),
+        };
+        let (_, streams, timings) = sandbox.create_container(config).await?;
+        for timing in timings {
+            tracing::info!(id = request.id, phase = timing.phase, took = ?timing.took, "created");
+        }
+        let pumps = Pumps::start(ends, streams, Arc::clone(&process.close_input));
+        let container = Container {
+            bundle: request.bundle,
+            is_pod: false,
+            main: Arc::clone(&process),
+            execs: HashMap::new(),
+            shared: shared.keep(),
+            seccomp,
+            paused: false,
+        };
+        self.lock().containers.insert(request.id.clone(), container);
+        self.watch(&request.id, "", process, pumps, sandbox);
+        Ok(())
+    }
+
+    /// Sees a process to its end and tells of it.
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        id: &str,
+        exec: &str,
+        process: Arc<Process>,
+        pumps: Pumps,
+        sandbox: Arc<Sandbox>,
+    ) {
+        let pod = Arc::clone(self);
+        let (id, exec) = (id.to_owned(), exec.to_owned());
+        tokio::spawn(async move {
+            let container = sandbox.container(&id);
+            let exit = tokio::select! {
+                biased;
+                exit = container.wait(&exec) => exit.ok(),
+                _ = sandbox.ended() => None,
+            };
+            let Some(exit) = exit else {
+                pod.lost(&id, &exec, &process, pumps).await;
+                return;
+            };
+            // What it wrote arrives before the news of its end.
+            pumps.finish(None).await;
+            if exit.oom_killed {
+                pod.publish(Event::Oom(event::TaskOOM {
+                    container_id: id.clone(),
+                    ..Default::default()
+                }));
+            }
+            pod.stopped(&id, &exec, &process, Exit::now(exit.status.into()));
+        });
+    }
+
+    /// A process that went with its machine: its log says why.
+    async fn lost(&self, id: &str, exec: &str, process: &Process, pumps: Pumps) {
+        let mut over = self.over.subscribe();
+        let _ = over.wait_for(|over| *over).await;
+        let (reason, signal) = {
+            let state = self.lock();
+            (state.reason.clone().unwrap_or_default(), state.signal)
+        };
+        let words = format!("bulkhead: the container's virtual machine ended: {reason}\n");
+        let meant = signal.is_some();
+        pumps.finish((!meant).then_some(words.as_str())).await;
+        let code = signal.map_or(LOST, |signal| 128 + signal);
+        self.stopped(id, exec, process, Exit::now(code));
+    }
+
+    /// Connects a further process's streams.
+    pub(super) fn pump(process: &Process, streams: HostStdio) -> Outcome<Pumps> {
+        let ends = stdio::open(&process.paths)?;
+        Ok(Pumps::start(
+            ends,
+            streams,
+            Arc::clone(&process.close_input),
+        ))
+    }
+}

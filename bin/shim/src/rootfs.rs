@@ -1,0 +1,152 @@
+//! A container's root filesystem, from what containerd says it is.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use bulkhead_share::Detached;
+use containerd_shim_protos::api::Mount;
+use oci_spec::runtime::Spec;
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::failure::{Failure, Outcome};
+use crate::spec::Bind;
+
+/// Layers of a root filesystem at most; overlayfs itself takes 500.
+const LAYER_LIMIT: usize = 500;
+
+/// Opens the root filesystem: the snapshot containerd gives, or the bundle's
+/// own directory.
+pub(crate) fn open(mounts: &[Mount], bundle: &Path, spec: &Spec) -> Outcome<Detached> {
+    let layers = match mounts {
+        [] => {
+            let root = spec.root().as_ref().map(|root| root.path().clone());
+            vec![bundle.join(root.unwrap_or_else(|| "rootfs".into()))]
+        }
+        [mount] => layers(mount)?,
+        _ => {
+            return Err(Failure::invalid(
+                "a root filesystem of several mounts is not supported; use the overlayfs or \
+                 native snapshotter",
+            ));
+        }
+    };
+    if layers.len() > LAYER_LIMIT {
+        return Err(Failure::invalid(format!(
+            "the image has more than {LAYER_LIMIT} layers"
+        )));
+    }
+    let opened = layers
+        .iter()
+        .map(|path| directory(path))
+        .collect::<Outcome<Vec<_>>>()?;
+    Detached::union(&opened, bundle).map_err(|error| Failure::from_error(&error))
+}
+
+/// The directories of a snapshot, topmost first.
+fn layers(mount: &Mount) -> Outcome<Vec<PathBuf>> {
+    match mount.type_.as_str() {
+        "bind" => Ok(vec![PathBuf::from(&mount.source)]),
+        "overlay" => {
+            let option = |name: &str| {
+                let mut options = mount.options.iter();
+                options.find_map(|option| option.strip_prefix(name))
+            };
+            let lower = option("lowerdir=").ok_or_else(|| {
+                Failure::invalid("the overlay snapshot names no `lowerdir`".to_owned())
+            })?;
+            let upper = option("upperdir=").map(PathBuf::from);
+            // An empty upper directory, as a new container has it, adds
+            // nothing; the guest has a writable layer of its own.
+            let upper = upper.filter(|upper| !is_empty(upper));
+            let lower = lower.split(':').map(PathBuf::from);
+            Ok(upper.into_iter().chain(lower).collect())
+        }
+        other => Err(Failure::invalid(format!(
+            "a snapshot of the type `{other}` is not supported yet; use the overlayfs or native \
+             snapshotter"
+        ))),
+    }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn directory(path: &Path) -> Outcome<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| {
+        Failure::invalid(format!(
+            "the layer `{}` cannot be opened: {error}",
+            path.display()
+        ))
+    })
+}
+
+/// Opens what a container is given of the host. What is opened here is what is
+/// shared, whatever happens to the path afterwards.
+pub(crate) fn bind(bind: &Bind) -> Outcome<Detached> {
+    let shown = bind.source.display();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let failed = |error: rustix::io::Errno| {
+        Failure::invalid(format!(
+            "the mount source `{shown}` cannot be opened: {error}"
+        ))
+    };
+    let opened = rustix::fs::open(&bind.source, flags, Mode::empty()).map_err(failed)?;
+    let stat = rustix::fs::fstat(&opened).map_err(failed)?;
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory | FileType::RegularFile => None,
+        FileType::Socket => Some("socket"),
+        FileType::Fifo => Some("named pipe"),
+        _ => Some("device"),
+    };
+    if let Some(what) = what {
+        return Err(Failure::invalid(format!(
+            "the mount source `{shown}` is a {what}; only directories and regular files can be \
+             shared with another kernel"
+        )));
+    }
+    Detached::bind(&opened, &bind.source, bind.read_only)
+        .map_err(|error| Failure::from_error(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_snapshot_is_its_directories_topmost_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let upper = dir.path().join("upper");
+        std::fs::create_dir(&upper).unwrap();
+        let mount = Mount {
+            type_: "overlay".into(),
+            options: vec![
+                "workdir=/w".into(),
+                format!("upperdir={}", upper.display()),
+                "lowerdir=/b:/a".into(),
+            ],
+            ..Default::default()
+        };
+        let lower = [PathBuf::from("/b"), PathBuf::from("/a")];
+        assert_eq!(layers(&mount).unwrap(), lower);
+        std::fs::write(upper.join("file"), "x").unwrap();
+        assert_eq!(layers(&mount).unwrap()[0], upper);
+        assert_eq!(layers(&mount).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn other_snapshots_and_sources_are_refused_by_name() {
+        let mount = Mount {
+            type_: "zfs".into(),
+            ..Default::default()
+        };
+        assert!(layers(&mount).unwrap_err().to_string().contains("zfs"));
+        let device = Bind {
+            mount: 0,
+            source: "/dev/null".into(),
+            read_only: false,
+        };
+        assert!(bind(&device).unwrap_err().to_string().contains("a device"));
+    }
+}

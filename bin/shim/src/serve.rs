@@ -1,0 +1,74 @@
+//! The pod's process: listens, and ends when containerd says so.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use containerd_shim_protos::shim_async::{Task, create_task};
+use futures::stream;
+use tokio::net::UnixListener as AsyncListener;
+use ttrpc::r#async::Server;
+use ttrpc::r#async::transport::Listener;
+
+use crate::args::Args;
+use crate::events::Publisher;
+use crate::place::Place;
+use crate::pod::Pod;
+use crate::task::TaskApi;
+
+/// Names containerd 1.x and 2.x know the same calls by.
+const TASK_V2: &str = "containerd.task.v2.Task";
+const TASK_V3: &str = "containerd.task.v3.Task";
+
+/// Why a pod's process could not serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the descriptor {0} was not handed over")]
+    Descriptor(i32),
+    #[error("the runtime could not be started")]
+    Runtime(#[source] std::io::Error),
+    #[error("containerd could not be heard")]
+    Listen(#[source] std::io::Error),
+    #[error("containerd could not be heard")]
+    Server(#[source] ttrpc::Error),
+}
+
+/// Serves until the last container is gone and containerd says to stop.
+pub(crate) fn run(args: &Args, listener: i32) -> Result<(), Error> {
+    let listener = bulkhead_sys::inherited(listener).ok_or(Error::Descriptor(listener))?;
+    // One thread: monitor and file server die with the thread that starts
+    // them, and this one lives as long as the process.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let outcome = runtime.block_on(serve(args, listener.into()));
+    Place::of(&args.namespace, &args.id).remove();
+    outcome
+}
+
+async fn serve(args: &Args, listener: UnixListener) -> Result<(), Error> {
+    listener.set_nonblocking(true).map_err(Error::Listen)?;
+    let listener = AsyncListener::from_std(listener).map_err(Error::Listen)?;
+    let connections = stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(socket, _)| socket);
+        Some((accepted, listener))
+    });
+    let publisher = Publisher::start(&args.namespace, &args.address);
+    let pod = Arc::new(Pod::new(args, publisher));
+    let task: Arc<dyn Task + Send + Sync> = Arc::new(TaskApi::new(Arc::clone(&pod)));
+    // The two versions differ in their name only.
+    let mut services = create_task(Arc::clone(&task));
+    if let Some(v3) = services.remove(TASK_V3) {
+        services.insert(TASK_V2.to_owned(), v3);
+    }
+    services.extend(create_task(task));
+    let mut server = Server::new()
+        .add_listener(Listener::new(Box::pin(connections)))
+        .register_service(services);
+    server.start().await.map_err(Error::Server)?;
+    pod.until_shutdown().await;
+    // Answers and events that are under way leave first.
+    let _ = server.shutdown().await;
+    pod.close().await;
+    Ok(())
+}

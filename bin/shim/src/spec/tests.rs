@@ -1,0 +1,149 @@
+use serde_json::json;
+
+use super::*;
+
+fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
+    let mut value = json!({
+        "ociVersion": "1.0.2",
+        "process": {"cwd": "/", "args": ["sh"], "user": {"uid": 0, "gid": 0},
+                    "apparmorProfile": "cri-containerd.apparmor.d"},
+        "root": {"path": "rootfs"},
+        "hostname": "web",
+        "annotations": {},
+        "mounts": [],
+        "linux": {
+            "namespaces": [
+                {"type": "pid"}, {"type": "ipc", "path": "/proc/1/ns/ipc"},
+                {"type": "uts", "path": "/proc/1/ns/uts"}, {"type": "mount"},
+                {"type": "network", "path": "/run/netns/x"}
+            ],
+            "resources": {}
+        }
+    });
+    change(&mut value);
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn containerd_and_crio_tell_pods_from_containers() {
+    let with = |pairs: &[(&str, &str)]| {
+        kind(&spec(|value| {
+            for (key, text) in pairs {
+                value["annotations"][*key] = json!(text);
+            }
+        }))
+    };
+    let member = |pod: &str| Kind::Member {
+        pod: pod.to_owned(),
+    };
+    assert_eq!(with(&[]), Kind::Single);
+    assert_eq!(with(&[(CONTAINER_TYPE[0], "sandbox")]), Kind::Pod);
+    assert_eq!(with(&[(CONTAINER_TYPE[1], "sandbox")]), Kind::Pod);
+    for style in 0..2 {
+        let of = |pod| {
+            with(&[
+                (CONTAINER_TYPE[style], "container"),
+                (SANDBOX_ID[style], pod),
+            ])
+        };
+        assert_eq!(of("abc"), member("abc"));
+        assert_eq!(of("../abc"), Kind::Single);
+    }
+}
+
+#[test]
+fn a_machine_is_as_large_as_the_pods_limits() {
+    let config = Config::default();
+    assert_eq!(
+        size(&spec(|_| ()), &config),
+        Size {
+            vcpus: 1,
+            memory: 512 * MIB
+        }
+    );
+    let limited = spec(|value| {
+        value["annotations"][SANDBOX_MEMORY] = json!((256 * MIB + 1).to_string());
+        value["annotations"][SANDBOX_QUOTA] = json!("110000");
+        value["annotations"][SANDBOX_PERIOD] = json!("100000");
+    });
+    let wanted = size(&limited, &config);
+    assert_eq!(wanted.memory, (257 + 64) * MIB);
+    let host = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(wanted.vcpus as usize, 2.min(host));
+    let nonsense = spec(|value| {
+        value["annotations"][SANDBOX_MEMORY] = json!("-5");
+        value["annotations"][SANDBOX_QUOTA] = json!("many");
+    });
+    assert_eq!(size(&nonsense, &config).memory, 512 * MIB);
+}
+
+#[test]
+fn the_hosts_namespaces_are_refused_by_their_kubernetes_names() {
+    for (kind, name) in [
+        ("network", "hostNetwork"),
+        ("pid", "hostPID"),
+        ("ipc", "hostIPC"),
+    ] {
+        let without = spec(|value| {
+            let list = value["linux"]["namespaces"].as_array_mut().unwrap();
+            list.retain(|own| own["type"] != kind);
+        });
+        let text = refuse_host(&without).unwrap_err().to_string();
+        assert!(text.starts_with(name), "{text}");
+    }
+    assert!(refuse_host(&spec(|_| ())).is_ok());
+}
+
+#[test]
+fn a_guest_is_told_nothing_of_its_host() {
+    let own = spec(|value| {
+        value["mounts"] = json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/h", "options": ["rbind", "ro"]},
+            {"destination": "/dev/shm", "type": "bind", "source": "/s", "options": ["rbind"]},
+        ]);
+    });
+    let adapted = adapt(own, &HashMap::new()).unwrap();
+    let bind = Bind {
+        mount: 1,
+        source: "/h".into(),
+        read_only: true,
+    };
+    assert_eq!(adapted.binds, [bind]);
+    let text = serde_json::to_string(&adapted.spec).unwrap();
+    for hostly in ["apparmor", "/run/netns", "/proc/1", "\"/s\""] {
+        assert!(!text.contains(hostly), "{hostly} in {text}");
+    }
+    assert!(text.contains(SHARED_MEMORY));
+}
+
+#[test]
+fn devices_of_the_host_are_refused_unless_all_were_given() {
+    let disk = json!([
+        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
+        {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}
+    ]);
+    let plain = spec(|value| value["linux"]["devices"] = disk.clone());
+    let text = adapt(plain, &HashMap::new()).unwrap_err().to_string();
+    assert!(text.contains("/dev/sda"), "{text}");
+    let privileged = spec(|value| {
+        value["linux"]["devices"] = disk;
+        value["linux"]["resources"] = json!({"devices": [{"allow": true, "access": "rwm"}]});
+    });
+    let kept = adapt(privileged, &HashMap::new()).unwrap().spec;
+    let kept = kept.linux().clone().unwrap().devices().clone().unwrap();
+    assert_eq!(kept.len(), 1);
+}
+
+#[test]
+fn hooks_and_foreign_namespaces_are_refused() {
+    let hooks = spec(|value| {
+        value["hooks"] = json!({"prestart": [{"path": "/bin/true"}]});
+    });
+    assert!(adapt(hooks, &HashMap::new()).is_err());
+    let shared = spec(|value| {
+        value["linux"]["namespaces"][0]["path"] = json!("/proc/7/ns/pid");
+    });
+    let text = adapt(shared, &HashMap::new()).unwrap_err().to_string();
+    assert!(text.contains("shareProcessNamespace"), "{text}");
+}

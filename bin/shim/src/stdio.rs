@@ -1,0 +1,231 @@
+//! Between a process's streams and the named pipes containerd made for them.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use bulkhead_sandbox::{HostStdio, ReadStream, WriteStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::failure::{Failure, Outcome};
+
+/// Bytes moved at once.
+const CHUNK: usize = 64 << 10;
+
+/// What containerd says of a process's stdio; an empty path is nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Paths {
+    pub(crate) stdin: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) terminal: bool,
+}
+
+/// Where output goes.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    Pipe(pipe::Sender),
+    File(std::fs::File),
+}
+
+impl Sink {
+    fn open(path: &str) -> Outcome<Option<Self>> {
+        let failed = |error: std::io::Error| {
+            Failure::invalid(format!("the output `{path}` cannot be opened: {error}"))
+        };
+        if path.is_empty() {
+            return Ok(None);
+        }
+        if let Some(file) = path.strip_prefix("file://") {
+            let mut options = std::fs::OpenOptions::new();
+            options.append(true).create(true).mode(0o600);
+            return options.open(file).map(Self::File).map(Some).map_err(failed);
+        }
+        if path.contains("://") {
+            return Err(Failure::unimplemented(format!(
+                "the output `{path}` is of a kind that is not supported: a named pipe or file://"
+            )));
+        }
+        // For reading too: a containerd that restarts leaves the pipe without
+        // a reader for a while, which must not end the container's output.
+        pipe::OpenOptions::new()
+            .read_write(true)
+            .open_sender(path)
+            .map(Self::Pipe)
+            .map(Some)
+            .map_err(failed)
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Pipe(pipe) => pipe.write_all(bytes).await,
+            Self::File(file) => file.write_all(bytes),
+        }
+    }
+
+    /// Writes what fits at once: nobody may read any more.
+    fn write_now(&mut self, bytes: &[u8]) {
+        let _ = match self {
+            Self::Pipe(pipe) => pipe.try_write(bytes).map(drop),
+            Self::File(file) => file.write_all(bytes),
+        };
+    }
+}
+
+/// The host's ends, open.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    stdin: Option<pipe::Receiver>,
+    stdout: Option<Sink>,
+    stderr: Option<Sink>,
+}
+
+/// Opens the pipes.
+pub(crate) fn open(paths: &Paths) -> Outcome<Ends> {
+    let stdin = match paths.stdin.as_str() {
+        "" => None,
+        path => Some(
+            pipe::OpenOptions::new()
+                .open_receiver(path)
+                .map_err(|error| {
+                    Failure::invalid(format!("the input `{path}` cannot be opened: {error}"))
+                })?,
+        ),
+    };
+    let stderr = if paths.terminal { "" } else { &paths.stderr };
+    Ok(Ends {
+        stdin,
+        stdout: Sink::open(&paths.stdout)?,
+        stderr: Sink::open(stderr)?,
+    })
+}
+
+/// The tasks that move a process's bytes.
+#[derive(Debug)]
+pub(crate) struct Pumps {
+    stdout: JoinHandle<Option<Sink>>,
+    stderr: Option<JoinHandle<Option<Sink>>>,
+    input: Option<JoinHandle<()>>,
+}
+
+impl Pumps {
+    /// Starts them. `close` ends the input, as CloseIO asks.
+    pub(crate) fn start(ends: Ends, streams: HostStdio, close: Arc<Notify>) -> Self {
+        let input = match (ends.stdin, streams.stdin) {
+            (Some(pipe), Some(stream)) => Some(tokio::spawn(feed(pipe, stream, close))),
+            _ => None,
+        };
+        Self {
+            stdout: tokio::spawn(drain(streams.stdout, ends.stdout)),
+            stderr: streams
+                .stderr
+                .map(|stream| tokio::spawn(drain(stream, ends.stderr))),
+            input,
+        }
+    }
+
+    /// Waits for the output's end; `last_words` are written behind it.
+    pub(crate) async fn finish(self, last_words: Option<&str>) {
+        let stdout = self.stdout.await.ok().flatten();
+        let stderr = match self.stderr {
+            Some(pump) => pump.await.ok().flatten(),
+            None => None,
+        };
+        if let (Some(words), Some(mut sink)) = (last_words, stderr.or(stdout)) {
+            sink.write_now(words.as_bytes());
+        }
+        if let Some(pump) = self.input {
+            pump.abort();
+        }
+    }
+}
+
+/// Moves output until its end. What nobody takes is dropped, so that the
+/// process goes on.
+async fn drain(mut from: ReadStream, mut to: Option<Sink>) -> Option<Sink> {
+    let mut buffer = vec![0; CHUNK];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if let Some(sink) = &mut to
+            && sink.write(&buffer[..count]).await.is_err()
+        {
+            to = None;
+        }
+    }
+    to
+}
+
+/// Moves input until every writer is gone or containerd closes it.
+async fn feed(pipe: pipe::Receiver, mut to: WriteStream, close: Arc<Notify>) {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        // A pipe nobody has opened yet reads as ended; it is not readable,
+        // though, until somebody has been there. What is in the pipe goes
+        // before a close.
+        tokio::select! {
+            biased;
+            ready = pipe.readable() => if ready.is_err() { break },
+            () = close.notified() => break,
+        }
+        match pipe.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                if to.write_all(&buffer[..count]).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fifo(dir: &tempfile::TempDir) -> String {
+        let path = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        path.to_string_lossy().into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_pipe_nobody_opened_yet_has_not_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fifo(&dir);
+        let receiver = pipe::OpenOptions::new().open_receiver(&path).unwrap();
+        let moment = std::time::Duration::from_millis(50);
+        assert!(
+            tokio::time::timeout(moment, receiver.readable())
+                .await
+                .is_err()
+        );
+        let mut sender = pipe::OpenOptions::new().open_sender(&path).unwrap();
+        sender.write_all(b"x").await.unwrap();
+        receiver.readable().await.unwrap();
+        assert_eq!(receiver.try_read(&mut [0; 8]).unwrap(), 1);
+        drop(sender);
+        receiver.readable().await.unwrap();
+        assert_eq!(receiver.try_read(&mut [0; 8]).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn output_does_not_need_a_reader_and_is_only_a_pipe_or_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sink = Sink::open(&fifo(&dir)).unwrap().unwrap();
+        sink.write(b"kept").await.unwrap();
+        let file = format!("file://{}", dir.path().join("log").display());
+        let mut sink = Sink::open(&file).unwrap().unwrap();
+        sink.write(b"line\n").await.unwrap();
+        assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"line\n");
+        assert!(Sink::open("binary:///bin/logger").is_err());
+        assert!(Sink::open("/dev/null").is_err());
+        assert!(Sink::open("").unwrap().is_none());
+    }
+}

@@ -1,0 +1,228 @@
+//! containerd's Task API: requests in, the pod's answers out.
+//! containerd's api/runtime/task/v3/shim.proto.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::{
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+    PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
+    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+    StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::shim_async::Task;
+use oci_spec::runtime::LinuxResources;
+use protobuf::MessageField;
+use ttrpc::r#async::TtrpcContext;
+
+use crate::failure::{Failure, Outcome};
+use crate::metrics;
+use crate::pod::Pod;
+use crate::process::{Status, api_status};
+
+/// The service.
+pub(crate) struct TaskApi {
+    pod: Arc<Pod>,
+}
+
+impl TaskApi {
+    pub(crate) fn new(pod: Arc<Pod>) -> Self {
+        Self { pod }
+    }
+
+    fn state_of(&self, request: &StateRequest) -> Outcome<StateResponse> {
+        let process = self.pod.process(&request.id, &request.exec_id)?;
+        let (bundle, paused) = self.pod.bundle(&request.id)?;
+        let status = process.status();
+        let mut response = StateResponse {
+            id: request.id.clone(),
+            exec_id: request.exec_id.clone(),
+            bundle: bundle.to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            stdin: process.paths.stdin.clone(),
+            stdout: process.paths.stdout.clone(),
+            stderr: process.paths.stderr.clone(),
+            terminal: process.paths.terminal,
+            ..Default::default()
+        };
+        response.status = api_status(&status, paused && request.exec_id.is_empty()).into();
+        if let Status::Stopped(exit) = status {
+            response.exit_status = exit.code;
+            response.exited_at = MessageField::some(exit.at);
+        }
+        Ok(response)
+    }
+}
+
+/// What went wrong, in the log and to containerd.
+fn answer<T>(call: &'static str, outcome: Outcome<T>) -> ttrpc::Result<T> {
+    outcome.map_err(|failure| {
+        tracing::warn!(call, %failure, "refused");
+        failure.into()
+    })
+}
+
+fn size(number: u32) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
+}
+
+#[async_trait]
+impl Task for TaskApi {
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        // Asked for what may be gone: not worth a line in the log.
+        self.state_of(&request).map_err(Into::into)
+    }
+
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
+        let pid = answer("create", self.pod.create(request).await)?;
+        Ok(CreateTaskResponse {
+            pid,
+            ..Default::default()
+        })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+        answer("start", self.pod.start(&request.id, &request.exec_id).await)?;
+        Ok(StartResponse {
+            pid: std::process::id(),
+            ..Default::default()
+        })
+    }
+
+    async fn delete(
+        &self,
+        _: &TtrpcContext,
+        request: DeleteRequest,
+    ) -> ttrpc::Result<DeleteResponse> {
+        let exit = answer(
+            "delete",
+            self.pod.delete(&request.id, &request.exec_id).await,
+        )?;
+        Ok(DeleteResponse {
+            pid: std::process::id(),
+            exit_status: exit.code,
+            exited_at: MessageField::some(exit.at),
+            ..Default::default()
+        })
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let pids = answer("pids", self.pod.pids(&request.id).await)?;
+        let processes = pids.into_iter().map(|pid| ProcessInfo {
+            pid,
+            ..Default::default()
+        });
+        Ok(PidsResponse {
+            processes: processes.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        answer("pause", self.pod.pause(&request.id, true).await)?;
+        Ok(Empty::new())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        answer("resume", self.pod.pause(&request.id, false).await)?;
+        Ok(Empty::new())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        answer(
+            "checkpoint",
+            Err(Failure::unimplemented(
+                "a container in a virtual machine cannot be checkpointed",
+            )),
+        )
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
+        let (id, exec) = (&request.id, &request.exec_id);
+        let killed = self.pod.kill(id, exec, request.signal, request.all).await;
+        answer("kill", killed)?;
+        Ok(Empty::new())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        answer("exec", self.pod.exec(request))?;
+        Ok(Empty::new())
+    }
+
+    async fn resize_pty(
+        &self,
+        _: &TtrpcContext,
+        request: ResizePtyRequest,
+    ) -> ttrpc::Result<Empty> {
+        let (rows, columns) = (size(request.height), size(request.width));
+        let resized = self
+            .pod
+            .resize(&request.id, &request.exec_id, rows, columns)
+            .await;
+        answer("resize", resized)?;
+        Ok(Empty::new())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
+        let process = answer("close", self.pod.process(&request.id, &request.exec_id))?;
+        if request.stdin {
+            process.close_input.notify_one();
+        }
+        Ok(Empty::new())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let bytes = request.resources.as_ref().map(|any| any.value.as_slice());
+        let resources = serde_json::from_slice::<LinuxResources>(bytes.unwrap_or_default())
+            .map_err(|error| Failure::invalid(format!("the new limits: {error}")));
+        let updated = match resources {
+            Ok(resources) => self.pod.update(&request.id, &resources).await,
+            Err(failure) => Err(failure),
+        };
+        answer("update", updated)?;
+        Ok(Empty::new())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        let process = answer("wait", self.pod.process(&request.id, &request.exec_id))?;
+        let exit = process.ended().await;
+        Ok(WaitResponse {
+            exit_status: exit.code,
+            exited_at: MessageField::some(exit.at),
+            ..Default::default()
+        })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let stats = answer("stats", self.pod.stats(&request.id).await)?;
+        let any = metrics::any(&stats).map_err(|error| Failure::internal(error.to_string()))?;
+        Ok(StatsResponse {
+            stats: MessageField::some(any),
+            ..Default::default()
+        })
+    }
+
+    async fn connect(
+        &self,
+        _: &TtrpcContext,
+        request: ConnectRequest,
+    ) -> ttrpc::Result<ConnectResponse> {
+        answer("connect", self.pod.process(&request.id, ""))?;
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {
+        self.pod.shut_down(request.now);
+        Ok(Empty::new())
+    }
+}

@@ -1,0 +1,65 @@
+//! Why a part could not be had.
+
+use std::path::PathBuf;
+
+/// What is missing, and the way out where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No usable monitor.
+    #[error(transparent)]
+    Monitor(#[from] bulkhead_hypervisor::Error),
+    /// KVM was demanded and is of no use here.
+    #[error(transparent)]
+    Kvm(#[from] bulkhead_sys::kvm::Unusable),
+    /// No guest to boot.
+    #[error(transparent)]
+    Guest(#[from] bulkhead_guest::Error),
+    /// The network namespace could not be joined.
+    #[error(transparent)]
+    Network(#[from] bulkhead_network::Error),
+    /// The system call filter is wrong.
+    #[error(transparent)]
+    Seccomp(#[from] bulkhead_seccomp::Error),
+    /// The writable layer's file could not be made.
+    #[error("the writable layer cannot be made")]
+    Writable(#[source] std::io::Error),
+    /// The program that formats it is missing.
+    #[error("`mke2fs` did not start; install it: `apt install e2fsprogs`")]
+    Formatter(#[source] std::io::Error),
+    /// The program that formats it refused.
+    #[error("the writable layer could not be formatted (is its size too small?): {0}")]
+    Format(String),
+    /// A file server did not start.
+    #[error("the file server of `{}` did not start", path.display())]
+    Share {
+        /// What it was to serve.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file server did not come up.
+    #[error("{name} failed: {said}")]
+    Server {
+        /// Which.
+        name: String,
+        /// Its last words.
+        said: String,
+    },
+}
+
+/// An error with its causes, in one line each joined by colons.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let next = source.to_string();
+        // Some libraries repeat their cause in their own text.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = source.source();
+    }
+    text
+}

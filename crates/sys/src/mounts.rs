@@ -1,0 +1,40 @@
+//! What rustix does not know of mounts.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Makes the mounts of a tree, opened with `open_tree`, read-only or writable;
+/// with `recursive` those below it too. mount_setattr(2).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`, or for making a locked mount writable;
+/// `EINVAL` for a descriptor that is no mount's root.
+pub fn set_read_only(tree: impl AsFd, read_only: bool, recursive: bool) -> io::Result<()> {
+    let bit = libc::MOUNT_ATTR_RDONLY;
+    let attributes = libc::mount_attr {
+        attr_set: if read_only { bit } else { 0 },
+        attr_clr: if read_only { 0 } else { bit },
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the descriptor is open for the call, the path is an empty
+    // C string, and `attributes` is live and of the size that is told.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
