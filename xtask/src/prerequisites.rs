@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 28] = [
+const PACKAGES: [(&str, &str); 31] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),
@@ -32,6 +32,12 @@ const PACKAGES: [(&str, &str); 28] = [
     ("mmdebstrap", "makes the image with real software"),
     ("openssl", "makes the tests' certificates"),
     ("skopeo", "the tests push with it"),
+    ("containerd", "the tests run pods with it"),
+    ("containernetworking-plugins", "connect the tests' pods"),
+    (
+        "protobuf-compiler",
+        "compiles the CRI's messages for the tests",
+    ),
     ("iproute2", "the tests make network namespaces"),
     ("procps", "the tests send signals by `kill`"),
     ("fdisk", "checks our partition tables"),

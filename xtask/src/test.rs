@@ -16,7 +16,13 @@ pub(crate) fn run(yes: bool) -> Outcome {
     };
     timed("packages", &mut || prerequisites::install(yes))?;
     timed("program", &mut || {
-        run::command(run::cargo().args(["build", "--package", "bulkhead"]))
+        run::command(run::cargo().args([
+            "build",
+            "--package",
+            "bulkhead",
+            "--package",
+            "bulkhead-shim",
+        ]))
     })?;
     timed("guest", &mut || guest::build(Kernel::Tuned).map(|_| ()))?;
     timed("tests", &mut || {

@@ -21,6 +21,9 @@ const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where root filesystems are put together: `ROOTFS_DIR/<container>/…`.
 const ROOTFS_DIR: &str = "/run/rootfs";
 
+/// Where shares are mounted: `SHARES_DIR/<tag>`.
+const SHARES_DIR: &str = "/run/shares";
+
 /// Why a root filesystem could not be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -158,21 +161,18 @@ impl Assembled {
 
     /// Mounts the share that holds the one layer.
     fn shared_layer(&mut self, rootfs: &Rootfs) -> Result<String, Error> {
-        let lower = &rootfs.lower;
-        bulkhead_protocol::name::check(lower)?;
-        let target = self.dir.join("s");
-        make_dir(&target)?;
-        self.mount(&rootfs.share, &target, "virtiofs", MountFlags::RDONLY, "")?;
+        bulkhead_protocol::name::check(&rootfs.lower)?;
+        let layer = mount_share(&rootfs.share)?.join(&rootfs.lower);
         // What is mounted on the host is mounted here when somebody enters it;
         // overlayfs itself does not.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(target.join(lower), flags, Mode::empty()).map_err(|source| {
-            Error::Mount {
-                what: format!("virtiofs {lower}"),
-                source,
-            }
+        rustix::fs::open(&layer, flags, Mode::empty()).map_err(|source| Error::Mount {
+            what: format!("virtiofs {}", rootfs.lower),
+            source,
         })?;
-        Ok(format!("s/{lower}"))
+        let text = layer.display().to_string();
+        self.mounts.push(layer);
+        Ok(text)
     }
 
     /// Mounts the layers; their `lowerdir`. Names relative to the working
@@ -253,15 +253,25 @@ impl Assembled {
     }
 }
 
-/// Mounts the virtiofs device `tag` at `target`.
-pub(crate) fn mount_share(tag: &str, target: &Path) -> Result<(), Error> {
-    make_dir(target)?;
-    rustix::mount::mount(tag, target, "virtiofs", MountFlags::empty(), None).map_err(|source| {
+/// Mounts the virtiofs device `tag`, unless it is; where it is mounted. A
+/// second mount of one device would show whatever the kernel finds first of
+/// its file systems, which need not be the share itself.
+pub(crate) fn mount_share(tag: &str) -> Result<PathBuf, Error> {
+    bulkhead_protocol::name::check(tag)?;
+    let target = Path::new(SHARES_DIR).join(tag);
+    if target.exists() {
+        return Ok(target);
+    }
+    make_dir(&target)?;
+    let mounted = rustix::mount::mount(tag, &target, "virtiofs", MountFlags::empty(), None);
+    mounted.map_err(|source| {
+        let _ = std::fs::remove_dir(&target);
         Error::Mount {
             what: format!("virtiofs {tag}"),
             source,
         }
-    })
+    })?;
+    Ok(target)
 }
 
 fn make_dir(path: &Path) -> Result<(), Error> {

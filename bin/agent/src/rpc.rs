@@ -32,9 +32,6 @@ const CONTAINER_LIMIT: usize = 512;
 /// Processes of one container that the host may have started at once.
 const PROCESS_LIMIT: usize = 1024;
 
-/// Where volumes are mounted in the guest.
-const VOLUMES_DIR: &str = "/run/volumes";
-
 /// Serves the control connection until it ends.
 pub(crate) async fn serve(stream: Stream, service: AgentService) {
     let connection = futures::stream::once(async move { Ok(stream) });
@@ -312,6 +309,8 @@ impl Drop for Undo {
 
 fn unmount(volumes: &[PathBuf]) {
     for volume in volumes.iter().rev() {
+        // A whole share, or the mount of a directory in one; a file in one is
+        // no mount.
         let _ = rustix::mount::unmount(volume, rustix::mount::UnmountFlags::DETACH);
         let _ = std::fs::remove_dir(volume);
     }
@@ -323,18 +322,16 @@ fn mount_volumes(
     undo: &mut Undo,
 ) -> Result<(), Failure> {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    for (number, volume) in request.volumes.iter().enumerate() {
+    for volume in &request.volumes {
         name::check(&volume.tag).map_err(Failure::invalid)?;
-        let at = format!("{VOLUMES_DIR}/{}-{number}", request.container_id);
-        let at = PathBuf::from(at);
-        disks::mount_share(&volume.tag, &at).map_err(Failure::invalid)?;
-        undo.volumes.push(at.clone());
+        let share = disks::mount_share(&volume.tag).map_err(Failure::invalid)?;
         let source = if volume.file.is_empty() {
-            at
+            share
         } else {
             name::check(&volume.file).map_err(Failure::invalid)?;
-            at.join(&volume.file)
+            share.join(&volume.file)
         };
+        undo.volumes.push(source.clone());
         if volume.mount != 0 {
             let place = (volume.mount as usize).checked_sub(1);
             let mount = place.and_then(|place| mounts.get_mut(place));
@@ -423,7 +420,9 @@ impl agent_ttrpc::Agent for AgentService {
             Err(failure) => return failed(failure),
         };
         let exit = process.wait().await;
-        let oom_killed = exit.signal == 9
+        // Whoever was killed, the process that ends badly ends for that.
+        let oom_killed = exit.status != 0
+            && request.exec_id.is_empty()
             && self
                 .with(&request.container_id, |entry| {
                     Ok(entry.container.oom_kills() > 0)

@@ -67,6 +67,7 @@ fn address_of(args: &Args, pod: &str) -> Result<String, Error> {
 fn start(args: &Args) -> Result<String, Error> {
     let failed = |step: &'static str| move |source| Error::Start { step, source };
     let place = Place::of(&args.namespace, &args.id);
+    Place::sweep();
     place.make().map_err(failed("make its directory"))?;
     let socket = place.socket();
     // Listening already: who connects before the process is up waits.

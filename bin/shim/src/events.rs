@@ -139,10 +139,11 @@ async fn deliver(mut queue: mpsc::Receiver<Event>, socket: String, namespace: St
             match forward(&mut client, &socket, &request).await {
                 Ok(()) => break,
                 Err(error) => {
-                    // A restarted containerd listens again on a new socket.
-                    client = None;
                     tracing::debug!(%error, attempt, topic, "an event waits for containerd");
-                    tokio::time::sleep(PAUSE).await;
+                    // A restarted containerd listens again on a new socket.
+                    if client.take().is_none() {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             }
         }

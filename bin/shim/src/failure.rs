@@ -37,6 +37,11 @@ impl Failure {
         Self::new(Code::NOT_FOUND, text)
     }
 
+    /// Is it that there is nothing of this name?
+    pub(crate) fn is_missing(&self) -> bool {
+        self.code == Code::NOT_FOUND
+    }
+
     /// The name is taken.
     pub(crate) fn exists(text: impl Into<String>) -> Self {
         Self::new(Code::ALREADY_EXISTS, text)

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -60,6 +61,23 @@ impl Place {
             .recursive(true)
             .mode(0o700)
             .create(self.dir())
+    }
+
+    /// Removes what killed processes left of any pod, when nobody was there to
+    /// say `delete`: places whose socket nobody listens on.
+    pub(crate) fn sweep() {
+        let Ok(entries) = std::fs::read_dir(ROOT) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let key = entry.file_name().to_string_lossy().into_owned();
+            let place = Self { key };
+            let dead = UnixStream::connect(place.socket())
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            if dead {
+                place.remove();
+            }
+        }
     }
 
     /// Notes which network namespace has to be given back.

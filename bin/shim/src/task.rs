@@ -58,7 +58,10 @@ impl TaskApi {
 /// What went wrong, in the log and to containerd.
 fn answer<T>(call: &'static str, outcome: Outcome<T>) -> ttrpc::Result<T> {
     outcome.map_err(|failure| {
-        tracing::warn!(call, %failure, "refused");
+        // containerd asks for what may be gone: not worth a line.
+        if !failure.is_missing() {
+            tracing::warn!(call, %failure, "refused");
+        }
         failure.into()
     })
 }
@@ -70,8 +73,7 @@ fn size(number: u32) -> u16 {
 #[async_trait]
 impl Task for TaskApi {
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
-        // Asked for what may be gone: not worth a line in the log.
-        self.state_of(&request).map_err(Into::into)
+        answer("state", self.state_of(&request))
     }
 
     async fn create(

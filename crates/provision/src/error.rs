@@ -27,7 +27,9 @@ pub enum Error {
     #[error("`mke2fs` did not start; install it: `apt install e2fsprogs`")]
     Formatter(#[source] std::io::Error),
     /// The program that formats it refused.
-    #[error("the writable layer could not be formatted (is its size too small?): {0}")]
+    #[error(
+        "the writable layer could not be formatted (is its size, `--storage`, too small?): {0}"
+    )]
     Format(String),
     /// A file server did not start.
     #[error("the file server of `{}` did not start", path.display())]

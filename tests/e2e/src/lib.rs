@@ -11,7 +11,11 @@
     reason = "a test that cannot set itself up has failed"
 )]
 
+mod node;
 mod software;
+
+pub use k8s_cri::v1 as cri;
+pub use node::{Container, Executed, Node, Pod};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -212,8 +212,13 @@ impl Root {
         if options.bind == Some(true) {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
-        let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags)
-            .tried(|| format!("open the source of the mount on `{}`", target.display()))?;
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags).tried(|| {
+            format!(
+                "open `{}`, the source of the mount on `{}`",
+                source.display(),
+                target.display()
+            )
+        })?;
         let stat = rustix::fs::statat(&tree, "", AtFlags::EMPTY_PATH)
             .tried(|| format!("look at the source of the mount on `{}`", target.display()))?;
         let place = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {

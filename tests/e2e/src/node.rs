@@ -1,0 +1,656 @@
+//! A node as the kubelet sees it: a real containerd with its CRI, in a network
+//! namespace of its own, driven through gRPC.
+//!
+//! ```text
+//!   test ── CRI ──▶ containerd ── Task API ──▶ the shim under test
+//!                       └── CNI ──▶ bridge in the node's namespace
+//! ```
+//!
+//! `BULKHEAD_E2E_HANDLER=runc` runs the same pods with runc: a test that fails
+//! there expects something wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::{
+    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
+    CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
+    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest,
+};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{busybox_image, tool};
+
+/// The image of every container.
+const IMAGE: &str = "localhost/busybox:1";
+
+/// The sandbox's, which is run by runc only: a machine needs no pause
+/// container.
+const PAUSE: &str = "localhost/pause:1";
+
+/// How long containerd may take to answer for the first time.
+const UP: Duration = Duration::from_secs(20);
+
+/// How long a container may take to end by itself.
+const END: Duration = Duration::from_secs(60);
+
+/// Lines of containerd's log shown when a test fails.
+const LOG_LINES: usize = 40;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Which runtime handler the pods ask for.
+fn handler() -> String {
+    std::env::var("BULKHEAD_E2E_HANDLER").unwrap_or_else(|_| "kata".to_owned())
+}
+
+/// A containerd with nothing in it but one image.
+#[derive(Debug)]
+pub struct Node {
+    dir: tempfile::TempDir,
+    namespace: String,
+    containerd: Option<Child>,
+    /// The kubelet's connection.
+    pub runtime: RuntimeServiceClient<Channel>,
+    /// The same for images.
+    pub images: ImageServiceClient<Channel>,
+}
+
+/// A pod.
+#[derive(Debug)]
+pub struct Pod<'a> {
+    node: &'a Node,
+    /// Its id.
+    pub id: String,
+    config: PodSandboxConfig,
+}
+
+/// A container of a pod.
+#[derive(Debug)]
+pub struct Container<'a> {
+    node: &'a Node,
+    /// Its id.
+    pub id: String,
+    log: PathBuf,
+}
+
+/// What an exec answered.
+#[derive(Debug)]
+pub struct Executed {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output, without the last line break.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Node {
+    /// Starts containerd.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("bht{}-{number}", std::process::id());
+        tool("ip", &["netns", "add", &namespace]);
+        tool("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
+        configure(dir.path());
+        let containerd = spawn(dir.path(), &namespace);
+        let channel = channel(dir.path());
+        let node = Self {
+            dir,
+            namespace,
+            containerd: Some(containerd),
+            runtime: RuntimeServiceClient::new(channel.clone()),
+            images: ImageServiceClient::new(channel),
+        };
+        node.answers().await;
+        node.import();
+        node
+    }
+
+    /// Where everything of it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Makes the image known.
+    fn import(&self) {
+        let dir = self.path();
+        busybox_image(&dir.join("busybox"));
+        let layout = dir.join("busybox/image").display().to_string();
+        let latest = format!("{layout}:latest");
+        let sleep = ["--config.cmd", "/bin/sleep", "--config.cmd", "1000000"];
+        let pause = ["config", "--image", &latest, "--tag", "pause"];
+        tool("umoci", &[&pause[..], &sleep].concat());
+        for (tag, image) in [("latest", IMAGE), ("pause", PAUSE)] {
+            let archive = dir.join(tag).display().to_string();
+            let from = format!("oci:{layout}:{tag}");
+            let to = format!("oci-archive:{archive}:{image}");
+            tool("skopeo", &["copy", "--quiet", &from, &to]);
+            assert_eq!(self.ctr(&["image", "import", &archive]).code, 0);
+        }
+    }
+
+    /// Runs `ctr` in the kubelet's containerd namespace.
+    #[must_use]
+    pub fn ctr(&self, args: &[&str]) -> crate::Answer {
+        let socket = self.path().join("containerd.sock").display().to_string();
+        let output = Command::new("ctr")
+            .args(["--address", &socket, "--namespace", "k8s.io"])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("ctr is there: `apt install containerd`");
+        output.into()
+    }
+
+    /// Runs a command on the node, in its network namespace.
+    #[must_use]
+    pub fn shell(&self, script: &str) -> crate::Answer {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.namespace, "sh", "-c", script])
+            .output()
+            .expect("ip is there: `apt install iproute2`");
+        output.into()
+    }
+
+    /// Runs a pod.
+    pub async fn pod(&self, name: &str) -> Pod<'_> {
+        self.pod_with(name, |_| ()).await.unwrap()
+    }
+
+    /// Runs a pod with further settings, or says why not.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn pod_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut PodSandboxConfig),
+    ) -> Result<Pod<'_>, Status> {
+        let logs = self.path().join("logs").join(name);
+        std::fs::create_dir_all(&logs).unwrap();
+        let mut config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: name.to_owned(),
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: logs.display().to_string(),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: format!("/{}", self.namespace),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        change(&mut config);
+        let request = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: handler(),
+        };
+        let id = self.runtime.clone().run_pod_sandbox(request).await?;
+        Ok(Pod {
+            node: self,
+            id: id.into_inner().pod_sandbox_id,
+            config,
+        })
+    }
+
+    /// A pod that runs already.
+    #[must_use]
+    pub fn known_pod(&self, id: &str) -> Pod<'_> {
+        Pod {
+            node: self,
+            id: id.to_owned(),
+            config: PodSandboxConfig::default(),
+        }
+    }
+
+    /// A container that exists already; where its log is is not known.
+    #[must_use]
+    pub fn known_container(&self, id: &str) -> Container<'_> {
+        Container {
+            node: self,
+            id: id.to_owned(),
+            log: PathBuf::new(),
+        }
+    }
+
+    /// The monitor of a pod: the child of its shim.
+    #[must_use]
+    pub fn monitor_of(&self, pod: &Pod<'_>) -> u32 {
+        let args = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let of = |pid: u32| String::from_utf8_lossy(&args(pid)).contains(&pod.id);
+        let monitors = self.monitors();
+        let own = monitors
+            .into_iter()
+            .find(|pid| parent(*pid).is_some_and(of));
+        own.expect("the pod has a monitor")
+    }
+
+    /// Process ids of the monitors of this node's pods.
+    #[must_use]
+    pub fn monitors(&self) -> Vec<u32> {
+        let shims = self.shims();
+        let children = processes(|args| args.contains("qemu-system"));
+        let own = |pid: &u32| parent(*pid).is_some_and(|parent| shims.contains(&parent));
+        children.into_iter().filter(own).collect()
+    }
+
+    /// Process ids of the shims that serve this node.
+    #[must_use]
+    pub fn shims(&self) -> Vec<u32> {
+        let socket = self.path().join("containerd.sock").display().to_string();
+        processes(|args| args.contains("containerd-shim-") && args.contains(&socket))
+    }
+
+    /// Ends containerd as a crash does.
+    pub fn kill_containerd(&mut self) {
+        if let Some(mut containerd) = self.containerd.take() {
+            let _ = containerd.kill();
+            let _ = containerd.wait();
+        }
+    }
+
+    /// Starts containerd again.
+    pub async fn start_containerd(&mut self) {
+        self.containerd = Some(spawn(self.path(), &self.namespace));
+        let channel = channel(self.path());
+        self.runtime = RuntimeServiceClient::new(channel.clone());
+        self.images = ImageServiceClient::new(channel);
+        self.answers().await;
+    }
+
+    /// Waits for containerd, as the kubelet does: by asking.
+    async fn answers(&self) {
+        let deadline = Instant::now() + UP;
+        loop {
+            let request = k8s_cri::v1::StatusRequest { verbose: false };
+            if self.runtime.clone().status(request).await.is_ok() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "containerd does not answer: {}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What containerd and the shims said, for people.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill_containerd();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            eprintln!("the last lines of containerd's log:\n{}", last.join("\n"));
+        }
+        for pid in self.shims() {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+        // What runc runs is not its shim's child to die with it.
+        let group = format!("/{}", self.namespace);
+        for pid in in_cgroup(&group) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+        tool("ip", &["netns", "delete", &self.namespace]);
+    }
+}
+
+fn namespaces() -> NamespaceOption {
+    NamespaceOption {
+        network: NamespaceMode::Pod.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
+        ..Default::default()
+    }
+}
+
+fn configure(dir: &Path) {
+    let at = |name: &str| dir.join(name).display().to_string();
+    let text = format!(
+        r#"version = 2
+root = "{root}"
+state = "{state}"
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "localhost/pause:1"
+  netns_mounts_under_state_dir = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{cni}"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata]
+    runtime_type = "io.containerd.bulkhead.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata.options]
+      ConfigPath = "{bulkhead}"
+"#,
+        root = at("root"),
+        state = at("state"),
+        socket = at("containerd.sock"),
+        cni = at("cni"),
+        bulkhead = at("bulkhead.toml"),
+    );
+    std::fs::write(dir.join("config.toml"), text).unwrap();
+    std::fs::write(dir.join("bulkhead.toml"), "accelerator = \"tcg\"\n").unwrap();
+    std::fs::create_dir(dir.join("cni")).unwrap();
+    let network = serde_json::json!({
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge", "bridge": "pods", "isGateway": true, "mtu": 1400,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": dir.join("ipam"),
+                    "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
+                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                },
+            },
+        ],
+    });
+    std::fs::write(dir.join("cni/10-pods.conflist"), network.to_string()).unwrap();
+}
+
+fn spawn(dir: &Path, namespace: &str) -> Child {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    let programs = crate::program().parent().unwrap().to_owned();
+    let path = format!(
+        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        programs.display()
+    );
+    // Not `ip netns exec`, which hides the cgroups. The mounts of the pods end
+    // with their namespace, however containerd ends.
+    Command::new("nsenter")
+        .arg(format!("--net=/run/netns/{namespace}"))
+        .args(["unshare", "--mount", "--propagation", "slave"])
+        .args(["containerd", "--config"])
+        .arg(dir.join("config.toml"))
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("nsenter is there: `apt install util-linux`")
+}
+
+/// A connection that is made when it is used.
+fn channel(dir: &Path) -> Channel {
+    let address = format!("unix://{}", dir.join("containerd.sock").display());
+    Endpoint::from_shared(address).unwrap().connect_lazy()
+}
+
+/// Processes whose arguments fit.
+fn processes(fits: impl Fn(&str) -> bool) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        fits(&String::from_utf8_lossy(&args).replace('\0', " "))
+    })
+    .collect()
+}
+
+/// proc_pid_stat(5), the field behind the state.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
+}
+
+fn in_cgroup(group: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.contains(group)
+    })
+    .collect()
+}
+
+impl Pod<'_> {
+    /// Starts a container that runs a shell script.
+    pub async fn start(&self, name: &str, script: &str) -> Container<'_> {
+        self.start_with(name, script, |_| ()).await.unwrap()
+    }
+
+    /// Starts a container with further settings, or says why not.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn start_with(
+        &self,
+        name: &str,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> Result<Container<'_>, Status> {
+        let container = self.create_with(name, script, change).await?;
+        container.start().await?;
+        Ok(container)
+    }
+
+    /// Makes a container that does not run yet.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn create_with(
+        &self,
+        name: &str,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> Result<Container<'_>, Status> {
+        let log = format!("{name}.log");
+        let mut config = ContainerConfig {
+            metadata: Some(ContainerMetadata {
+                name: name.to_owned(),
+                attempt: 0,
+            }),
+            image: Some(ImageSpec {
+                image: IMAGE.to_owned(),
+                ..Default::default()
+            }),
+            command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            log_path: log.clone(),
+            linux: Some(LinuxContainerConfig {
+                resources: Some(LinuxContainerResources::default()),
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+            }),
+            ..Default::default()
+        };
+        change(&mut config);
+        let request = CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(self.config.clone()),
+        };
+        let mut runtime = self.node.runtime.clone();
+        let id = runtime.create_container(request).await?;
+        Ok(Container {
+            node: self.node,
+            id: id.into_inner().container_id,
+            log: Path::new(&self.config.log_directory).join(log),
+        })
+    }
+
+    /// Its address, as containerd knows it.
+    pub async fn address(&self) -> String {
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: self.id.clone(),
+            verbose: false,
+        };
+        let status = self.node.runtime.clone().pod_sandbox_status(request).await;
+        let status = status.unwrap().into_inner().status.unwrap();
+        status.network.unwrap().ip
+    }
+
+    /// Whether containerd takes it for ready.
+    pub async fn is_ready(&self) -> bool {
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: self.id.clone(),
+            verbose: false,
+        };
+        let status = self.node.runtime.clone().pod_sandbox_status(request).await;
+        let status = status.unwrap().into_inner().status.unwrap();
+        status.state() == PodSandboxState::SandboxReady
+    }
+
+    /// Stops and removes it with everything in it.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn remove(self) -> Result<(), Status> {
+        let mut runtime = self.node.runtime.clone();
+        runtime
+            .stop_pod_sandbox(StopPodSandboxRequest {
+                pod_sandbox_id: self.id.clone(),
+            })
+            .await?;
+        runtime
+            .remove_pod_sandbox(RemovePodSandboxRequest {
+                pod_sandbox_id: self.id,
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+impl<'a> Pod<'a> {
+    /// The node it is on.
+    #[must_use]
+    pub fn node(&self) -> &'a Node {
+        self.node
+    }
+}
+
+impl Container<'_> {
+    /// Lets it run.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn start(&self) -> Result<(), Status> {
+        let request = StartContainerRequest {
+            container_id: self.id.clone(),
+        };
+        self.node.runtime.clone().start_container(request).await?;
+        Ok(())
+    }
+
+    /// Runs a shell script in it.
+    pub async fn exec(&self, script: &str) -> Executed {
+        self.run(&["/bin/sh", "-c", script]).await.unwrap()
+    }
+
+    /// Runs a command in it.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn run(&self, command: &[&str]) -> Result<Executed, Status> {
+        let request = ExecSyncRequest {
+            container_id: self.id.clone(),
+            cmd: command.iter().map(|&word| word.to_owned()).collect(),
+            timeout: 30,
+        };
+        let response = self.node.runtime.clone().exec_sync(request).await?;
+        let response = response.into_inner();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        Ok(Executed {
+            code: response.exit_code,
+            out: text(response.stdout),
+            err: text(response.stderr),
+        })
+    }
+
+    /// What containerd says of it.
+    pub async fn status(&self) -> ContainerStatus {
+        let request = ContainerStatusRequest {
+            container_id: self.id.clone(),
+            verbose: false,
+        };
+        let response = self.node.runtime.clone().container_status(request).await;
+        response.unwrap().into_inner().status.unwrap()
+    }
+
+    /// Waits until it has ended, as the kubelet does: by asking.
+    pub async fn ended(&self) -> ContainerStatus {
+        let deadline = Instant::now() + END;
+        loop {
+            let status = self.status().await;
+            if status.state() == ContainerState::ContainerExited {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end: {status:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops it, with a grace in seconds.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn stop(&self, grace: i64) -> Result<(), Status> {
+        let request = StopContainerRequest {
+            container_id: self.id.clone(),
+            timeout: grace,
+        };
+        self.node.runtime.clone().stop_container(request).await?;
+        Ok(())
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn remove(&self) -> Result<(), Status> {
+        let request = RemoveContainerRequest {
+            container_id: self.id.clone(),
+        };
+        self.node.runtime.clone().remove_container(request).await?;
+        Ok(())
+    }
+
+    /// What it wrote, each line as `stdout text`.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| {
+            let mut words = line.splitn(4, ' ');
+            let (_, stream, _, text) = (words.next()?, words.next()?, words.next()?, words.next()?);
+            Some(format!("{stream} {text}\n"))
+        });
+        lines.collect()
+    }
+}

@@ -1,0 +1,73 @@
+//! Pods, as the kubelet makes them.
+
+use bulkhead_e2e::Node;
+
+/// Tests of what only a machine has are not for runc.
+fn in_machine() -> bool {
+    std::env::var("BULKHEAD_E2E_HANDLER").as_deref() != Ok("runc")
+}
+
+#[tokio::test]
+async fn containers_of_a_pod_share_its_kernel_name_and_network() {
+    let node = Node::start().await;
+    let pod = node.pod("web").await;
+    assert!(pod.is_ready().await);
+    let server = pod
+        .start(
+            "server",
+            "echo hi > /tmp/index.html; httpd -f -p 8080 -h /tmp",
+        )
+        .await;
+    let client = pod.start("client", "sleep 1000").await;
+
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let kernel = client.exec("uname -r").await.out;
+    assert_eq!(kernel != host.trim(), in_machine(), "{kernel}");
+    assert_eq!(server.exec("uname -r").await.out, kernel);
+    assert_eq!(client.exec("hostname").await.out, "web");
+    let through_loopback = client
+        .exec("wget -qO- http://127.0.0.1:8080/index.html")
+        .await;
+    assert_eq!(through_loopback.out, "hi", "{through_loopback:?}");
+    // Their files and processes are their own.
+    assert_eq!(client.exec("ls /tmp").await.out, "");
+    assert_eq!(client.exec("ps | grep -c '[h]ttpd'").await.out, "0");
+
+    let address = pod.address().await;
+    let from_node = node.shell(&format!(
+        "busybox wget -qO- http://{address}:8080/index.html"
+    ));
+    assert_eq!(from_node.out, "hi", "{from_node:?}");
+    let addresses = client.exec("ip addr show eth0").await.out;
+    assert!(
+        addresses.contains(&address) && addresses.contains("fd00:88::"),
+        "{addresses}"
+    );
+    assert!(addresses.contains("mtu 1400"), "{addresses}");
+
+    pod.remove().await.unwrap();
+    assert!(node.shims().is_empty());
+}
+
+#[tokio::test]
+async fn a_container_ends_as_it_says_and_its_log_is_whole() {
+    let node = Node::start().await;
+    let pod = node.pod("batch").await;
+    let job = pod
+        .start(
+            "job",
+            "echo one; echo two >&2; seq 1 20000 | tail -1; exit 3",
+        )
+        .await;
+    let status = job.ended().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
+    let log = job.log();
+    for line in ["stdout one", "stderr two", "stdout 20000"] {
+        assert!(log.contains(line), "{log}");
+    }
+    // The pod goes on: the next container is its second.
+    let next = pod.start("next", "exit 0").await;
+    assert_eq!(next.ended().await.reason, "Completed");
+    job.remove().await.unwrap();
+    pod.remove().await.unwrap();
+}
