@@ -1,6 +1,8 @@
 //! A process of a container: its exit, its output, its terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bulkhead_protocol::agent;
 use bulkhead_protocol::mux::Stream;
@@ -37,7 +39,9 @@ pub(crate) struct Process {
     /// Pid in the guest.
     pub(crate) pid: i32,
     exit: watch::Receiver<Option<Exit>>,
-    terminal: Option<std::sync::Arc<OwnedFd>>,
+    /// The host knows how it ended.
+    told: Arc<AtomicBool>,
+    terminal: Option<Arc<OwnedFd>>,
 }
 
 impl Process {
@@ -49,7 +53,7 @@ impl Process {
         streams: HostStreams,
     ) -> std::io::Result<Self> {
         let terminal = match &ends.terminal {
-            Some(fd) => Some(std::sync::Arc::new(fd.as_fd().try_clone_to_owned()?)),
+            Some(fd) => Some(Arc::new(fd.as_fd().try_clone_to_owned()?)),
             None => None,
         };
         let (ended, has_ended) = watch::channel(false);
@@ -69,6 +73,7 @@ impl Process {
         Ok(Self {
             pid,
             exit: exit_watch,
+            told: Arc::default(),
             terminal,
         })
     }
@@ -86,6 +91,16 @@ impl Process {
                 signal: 0,
             },
         }
+    }
+
+    /// The host was told how it ended: it may be forgotten.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// The host was told.
+    pub(crate) fn told(&self) {
+        self.told.store(true, Ordering::Relaxed);
     }
 
     /// Whether it has ended.

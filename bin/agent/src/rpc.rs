@@ -216,7 +216,7 @@ impl AgentService {
         self.with(id, |entry| {
             entry
                 .processes
-                .retain(|name, process| name.is_empty() || !process.has_ended());
+                .retain(|name, process| name.is_empty() || !process.is_told());
             if entry.processes.contains_key(exec) {
                 return Err(Failure::exists(exec));
             }
@@ -420,6 +420,7 @@ impl agent_ttrpc::Agent for AgentService {
             Err(failure) => return failed(failure),
         };
         let exit = process.wait().await;
+        process.told();
         // Whoever was killed, the process that ends badly ends for that.
         let oom_killed = exit.status != 0
             && request.exec_id.is_empty()

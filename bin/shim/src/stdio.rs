@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bulkhead_sandbox::{HostStdio, ReadStream, WriteStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,12 @@ use crate::failure::{Failure, Outcome};
 
 /// Bytes moved at once.
 const CHUNK: usize = 64 << 10;
+
+/// How long the reader of an output may take to come.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// ENXIO: a named pipe that nobody has open for reading. open(2).
+const NO_READER: i32 = 6;
 
 /// What containerd says of a process's stdio; an empty path is nothing.
 #[derive(Debug, Clone, Default)]
@@ -27,12 +34,17 @@ pub(crate) struct Paths {
 /// Where output goes.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    Pipe(pipe::Sender),
+    Pipe {
+        to: pipe::Sender,
+        /// A reader of our own: a containerd that restarts leaves the pipe
+        /// without one for a while, which must not end the output.
+        _reader: pipe::Receiver,
+    },
     File(std::fs::File),
 }
 
 impl Sink {
-    fn open(path: &str) -> Outcome<Option<Self>> {
+    async fn open(path: &str) -> Outcome<Option<Self>> {
         let failed = |error: std::io::Error| {
             Failure::invalid(format!("the output `{path}` cannot be opened: {error}"))
         };
@@ -49,19 +61,17 @@ impl Sink {
                 "the output `{path}` is of a kind that is not supported: a named pipe or file://"
             )));
         }
-        // For reading too: a containerd that restarts leaves the pipe without
-        // a reader for a while, which must not end the container's output.
-        pipe::OpenOptions::new()
-            .read_write(true)
-            .open_sender(path)
-            .map(Self::Pipe)
-            .map(Some)
-            .map_err(failed)
+        let to = sender(path).await.map_err(failed)?;
+        let reader = pipe::OpenOptions::new().open_receiver(path);
+        Ok(Some(Self::Pipe {
+            to,
+            _reader: reader.map_err(failed)?,
+        }))
     }
 
     async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
-            Self::Pipe(pipe) => pipe.write_all(bytes).await,
+            Self::Pipe { to, .. } => to.write_all(bytes).await,
             Self::File(file) => file.write_all(bytes),
         }
     }
@@ -69,9 +79,31 @@ impl Sink {
     /// Writes what fits at once: nobody may read any more.
     fn write_now(&mut self, bytes: &[u8]) {
         let _ = match self {
-            Self::Pipe(pipe) => pipe.try_write(bytes).map(drop),
+            Self::Pipe { to, .. } => to.try_write(bytes).map(drop),
             Self::File(file) => file.write_all(bytes),
         };
+    }
+}
+
+/// Opens a pipe once somebody reads it. Who writes and leaves before that
+/// leaves a reader who waits for ever.
+async fn sender(path: &str) -> std::io::Result<pipe::Sender> {
+    match pipe::OpenOptions::new().open_sender(path) {
+        Err(error) if error.raw_os_error() == Some(NO_READER) => {}
+        opened => return opened,
+    }
+    let waiting = path.to_owned();
+    // The one way to be told of a reader is an open that waits: fifo(7).
+    let open = move || std::fs::File::options().write(true).open(waiting);
+    let opened = tokio::time::timeout(READER_TIMEOUT, tokio::task::spawn_blocking(open)).await;
+    match opened {
+        Ok(Ok(file)) => pipe::Sender::from_file(file?),
+        Ok(Err(panicked)) => Err(std::io::Error::other(panicked)),
+        Err(_) => {
+            // A reader for a moment lets the thread go.
+            drop(pipe::OpenOptions::new().open_receiver(path));
+            Err(std::io::Error::other("nobody came to read it"))
+        }
     }
 }
 
@@ -84,7 +116,7 @@ pub(crate) struct Ends {
 }
 
 /// Opens the pipes.
-pub(crate) fn open(paths: &Paths) -> Outcome<Ends> {
+pub(crate) async fn open(paths: &Paths) -> Outcome<Ends> {
     let stdin = match paths.stdin.as_str() {
         "" => None,
         path => Some(
@@ -98,8 +130,8 @@ pub(crate) fn open(paths: &Paths) -> Outcome<Ends> {
     let stderr = if paths.terminal { "" } else { &paths.stderr };
     Ok(Ends {
         stdin,
-        stdout: Sink::open(&paths.stdout)?,
-        stderr: Sink::open(stderr)?,
+        stdout: Sink::open(&paths.stdout).await?,
+        stderr: Sink::open(stderr).await?,
     })
 }
 
@@ -216,16 +248,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn output_does_not_need_a_reader_and_is_only_a_pipe_or_a_file() {
+    async fn output_waits_for_a_first_reader_and_is_only_a_pipe_or_a_file() {
         let dir = tempfile::tempdir().unwrap();
-        let mut sink = Sink::open(&fifo(&dir)).unwrap().unwrap();
+        let path = fifo(&dir);
+        let (sink, reader) = tokio::join!(Sink::open(&path), async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            pipe::OpenOptions::new().open_receiver(&path).unwrap()
+        });
+        let mut sink = sink.unwrap().unwrap();
+        drop(reader);
         sink.write(b"kept").await.unwrap();
         let file = format!("file://{}", dir.path().join("log").display());
-        let mut sink = Sink::open(&file).unwrap().unwrap();
+        let mut sink = Sink::open(&file).await.unwrap().unwrap();
         sink.write(b"line\n").await.unwrap();
         assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"line\n");
-        assert!(Sink::open("binary:///bin/logger").is_err());
-        assert!(Sink::open("/dev/null").is_err());
-        assert!(Sink::open("").unwrap().is_none());
+        assert!(Sink::open("binary:///bin/logger").await.is_err());
+        assert!(Sink::open("/dev/null").await.is_err());
+        assert!(Sink::open("").await.unwrap().is_none());
     }
 }

@@ -1,6 +1,8 @@
 //! What a pod's specification may say, seen from inside the container. Every
 //! test passes with runc too (`BULKHEAD_E2E_HANDLER=runc`).
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use bulkhead_e2e::Node;
 use bulkhead_e2e::cri::security_profile::ProfileType;
 use bulkhead_e2e::cri::{

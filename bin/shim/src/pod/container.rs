@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_provision::seccomp;
-use bulkhead_sandbox::{ContainerConfig, HostStdio, Sandbox, Volume};
+use bulkhead_sandbox::{AgentError, ContainerConfig, Sandbox, Volume};
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
 
@@ -122,7 +122,7 @@ impl Pod {
     pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<()> {
         // Everything of the host is opened while the machine boots.
         let lower = rootfs::open(&request.rootfs, &request.bundle, &request.spec)?;
-        let ends = stdio::open(&request.paths)?;
+        let ends = stdio::open(&request.paths).await?;
         let seccomp =
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
         let sysctls = self.lock().sysctls.clone();
@@ -186,12 +186,21 @@ impl Pod {
             let container = sandbox.container(&id);
             let exit = tokio::select! {
                 biased;
-                exit = container.wait(&exec) => exit.ok(),
-                _ = sandbox.ended() => None,
+                exit = container.wait(&exec) => exit,
+                _ = sandbox.ended() => Err(AgentError::Gone(String::new())),
             };
-            let Some(exit) = exit else {
-                pod.lost(&id, &exec, &process, pumps).await;
-                return;
+            let exit = match exit {
+                Ok(exit) => exit,
+                Err(AgentError::Gone(_)) => {
+                    pod.lost(&id, &exec, &process, pumps).await;
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(id, exec, %error, "the guest lost a process");
+                    pumps.finish(None).await;
+                    pod.stopped(&id, &exec, &process, Exit::now(LOST));
+                    return;
+                }
             };
             // What it wrote arrives before the news of its end.
             pumps.finish(None).await;
@@ -218,15 +227,5 @@ impl Pod {
         pumps.finish((!meant).then_some(words.as_str())).await;
         let code = signal.map_or(LOST, |signal| 128 + signal);
         self.stopped(id, exec, process, Exit::now(code));
-    }
-
-    /// Connects a further process's streams.
-    pub(super) fn pump(process: &Process, streams: HostStdio) -> Outcome<Pumps> {
-        let ends = stdio::open(&process.paths)?;
-        Ok(Pumps::start(
-            ends,
-            streams,
-            Arc::clone(&process.close_input),
-        ))
     }
 }

@@ -11,7 +11,7 @@ use super::{Pod, no_process_in_pod};
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
 use crate::process::{Exit, Process};
-use crate::stdio::Paths;
+use crate::stdio::{self, Paths, Pumps};
 
 impl Pod {
     /// Notes a process that is to be started.
@@ -62,6 +62,7 @@ impl Pod {
             stdio: process.stdio(),
             archive: None,
         };
+        let ends = stdio::open(&process.paths).await?;
         let streams = match sandbox.exec(id, config).await {
             Ok(streams) => streams,
             Err(error) => {
@@ -71,7 +72,7 @@ impl Pod {
                 return Err(error.into());
             }
         };
-        let pumps = Self::pump(process, streams)?;
+        let pumps = Pumps::start(ends, streams, Arc::clone(&process.close_input));
         process.run();
         self.publish(Event::ExecStarted(event::TaskExecStarted {
             container_id: id.to_owned(),
