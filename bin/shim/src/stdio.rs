@@ -232,7 +232,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = fifo(&dir);
         let receiver = pipe::OpenOptions::new().open_receiver(&path).unwrap();
-        let moment = std::time::Duration::from_millis(50);
+        let moment = Duration::from_millis(50);
         assert!(
             tokio::time::timeout(moment, receiver.readable())
                 .await

@@ -9,6 +9,8 @@
 //! `BULKHEAD_E2E_HANDLER=runc` runs the same pods with runc: a test that fails
 //! there expects something wrong.
 
+mod pod;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,18 +19,14 @@ use std::time::{Duration, Instant};
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata, PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
-    StopPodSandboxRequest,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, RunPodSandboxRequest,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{busybox_image, tool};
+pub use pod::{Container, Executed, Pod};
 
 /// The image of every container.
 const IMAGE: &str = "localhost/busybox:1";
@@ -63,35 +61,6 @@ pub struct Node {
     pub runtime: RuntimeServiceClient<Channel>,
     /// The same for images.
     pub images: ImageServiceClient<Channel>,
-}
-
-/// A pod.
-#[derive(Debug)]
-pub struct Pod<'a> {
-    node: &'a Node,
-    /// Its id.
-    pub id: String,
-    config: PodSandboxConfig,
-}
-
-/// A container of a pod.
-#[derive(Debug)]
-pub struct Container<'a> {
-    node: &'a Node,
-    /// Its id.
-    pub id: String,
-    log: PathBuf,
-}
-
-/// What an exec answered.
-#[derive(Debug)]
-pub struct Executed {
-    /// Exit code.
-    pub code: i32,
-    /// Standard output, without the last line break.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
 }
 
 impl Node {
@@ -437,220 +406,4 @@ fn in_cgroup(group: &str) -> Vec<u32> {
         groups.contains(group)
     })
     .collect()
-}
-
-impl Pod<'_> {
-    /// Starts a container that runs a shell script.
-    pub async fn start(&self, name: &str, script: &str) -> Container<'_> {
-        self.start_with(name, script, |_| ()).await.unwrap()
-    }
-
-    /// Starts a container with further settings, or says why not.
-    ///
-    /// # Errors
-    /// containerd's status.
-    pub async fn start_with(
-        &self,
-        name: &str,
-        script: &str,
-        change: impl FnOnce(&mut ContainerConfig),
-    ) -> Result<Container<'_>, Status> {
-        let container = self.create_with(name, script, change).await?;
-        container.start().await?;
-        Ok(container)
-    }
-
-    /// Makes a container that does not run yet.
-    ///
-    /// # Errors
-    /// containerd's status.
-    pub async fn create_with(
-        &self,
-        name: &str,
-        script: &str,
-        change: impl FnOnce(&mut ContainerConfig),
-    ) -> Result<Container<'_>, Status> {
-        let log = format!("{name}.log");
-        let mut config = ContainerConfig {
-            metadata: Some(ContainerMetadata {
-                name: name.to_owned(),
-                attempt: 0,
-            }),
-            image: Some(ImageSpec {
-                image: IMAGE.to_owned(),
-                ..Default::default()
-            }),
-            command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-            log_path: log.clone(),
-            linux: Some(LinuxContainerConfig {
-                resources: Some(LinuxContainerResources::default()),
-                security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
-                    ..Default::default()
-                }),
-            }),
-            ..Default::default()
-        };
-        change(&mut config);
-        let request = CreateContainerRequest {
-            pod_sandbox_id: self.id.clone(),
-            config: Some(config),
-            sandbox_config: Some(self.config.clone()),
-        };
-        let mut runtime = self.node.runtime.clone();
-        let id = runtime.create_container(request).await?;
-        Ok(Container {
-            node: self.node,
-            id: id.into_inner().container_id,
-            log: Path::new(&self.config.log_directory).join(log),
-        })
-    }
-
-    /// Its address, as containerd knows it.
-    pub async fn address(&self) -> String {
-        let request = PodSandboxStatusRequest {
-            pod_sandbox_id: self.id.clone(),
-            verbose: false,
-        };
-        let status = self.node.runtime.clone().pod_sandbox_status(request).await;
-        let status = status.unwrap().into_inner().status.unwrap();
-        status.network.unwrap().ip
-    }
-
-    /// Whether containerd takes it for ready.
-    pub async fn is_ready(&self) -> bool {
-        let request = PodSandboxStatusRequest {
-            pod_sandbox_id: self.id.clone(),
-            verbose: false,
-        };
-        let status = self.node.runtime.clone().pod_sandbox_status(request).await;
-        let status = status.unwrap().into_inner().status.unwrap();
-        status.state() == PodSandboxState::SandboxReady
-    }
-
-    /// Stops and removes it with everything in it.
-    ///
-    /// # Errors
-    /// containerd's status.
-    pub async fn remove(self) -> Result<(), Status> {
-        let mut runtime = self.node.runtime.clone();
-        runtime
-            .stop_pod_sandbox(StopPodSandboxRequest {
-                pod_sandbox_id: self.id.clone(),
-            })
-            .await?;
-        runtime
-            .remove_pod_sandbox(RemovePodSandboxRequest {
-                pod_sandbox_id: self.id,
-            })
-            .await?;
-        Ok(())
-    }
-}
-
-impl<'a> Pod<'a> {
-    /// The node it is on.
-    #[must_use]
-    pub fn node(&self) -> &'a Node {
-        self.node
-    }
-}
-
-impl Container<'_> {
-    /// Lets it run.
-    ///
-    /// # Errors
-    /// containerd's status.
-    pub async fn start(&self) -> Result<(), Status> {
-        let request = StartContainerRequest {
-            container_id: self.id.clone(),
-        };
-        self.node.runtime.clone().start_container(request).await?;
-        Ok(())
-    }
-
-    /// Runs a shell script in it.
-    pub async fn exec(&self, script: &str) -> Executed {
-        self.run(&["/bin/sh", "-c", script]).await.unwrap()
-    }
-
-    /// Runs a command in it.
-    ///
-    /// # Errors
-    /// containerd's status.
-    pub async fn run(&self, command: &[&str]) -> Result<Executed, Status> {
-        let request = ExecSyncRequest {
-            container_id: self.id.clone(),
-            cmd: command.iter().map(|&word| word.to_owned()).collect(),
-            timeout: 30,
-        };
-        let response = self.node.runtime.clone().exec_sync(request).await?;
-        let response = response.into_inner();
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        Ok(Executed {
-            code: response.exit_code,
-            out: text(response.stdout),
-            err: text(response.stderr),
-        })
-    }
-
-    /// What containerd says of it.
-    pub async fn status(&self) -> ContainerStatus {
-        let request = ContainerStatusRequest {
-            container_id: self.id.clone(),
-            verbose: false,
-        };
-        let response = self.node.runtime.clone().container_status(request).await;
-        response.unwrap().into_inner().status.unwrap()
-    }
-
-    /// Waits until it has ended, as the kubelet does: by asking.
-    pub async fn ended(&self) -> ContainerStatus {
-        let deadline = Instant::now() + END;
-        loop {
-            let status = self.status().await;
-            if status.state() == ContainerState::ContainerExited {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it does not end: {status:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Stops it, with a grace in seconds.
-    ///
-    /// # Errors
-    /// containerd's status.
-    pub async fn stop(&self, grace: i64) -> Result<(), Status> {
-        let request = StopContainerRequest {
-            container_id: self.id.clone(),
-            timeout: grace,
-        };
-        self.node.runtime.clone().stop_container(request).await?;
-        Ok(())
-    }
-
-    /// Removes it.
-    ///
-    /// # Errors
-    /// containerd's status.
-    pub async fn remove(&self) -> Result<(), Status> {
-        let request = RemoveContainerRequest {
-            container_id: self.id.clone(),
-        };
-        self.node.runtime.clone().remove_container(request).await?;
-        Ok(())
-    }
-
-    /// What it wrote, each line as `stdout text`.
-    #[must_use]
-    pub fn log(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| {
-            let mut words = line.splitn(4, ' ');
-            let (_, stream, _, text) = (words.next()?, words.next()?, words.next()?, words.next()?);
-            Some(format!("{stream} {text}\n"))
-        });
-        lines.collect()
-    }
 }
