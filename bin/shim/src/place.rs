@@ -8,9 +8,10 @@
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
 
 /// All pods of the host.
@@ -72,12 +73,22 @@ impl Place {
         for entry in entries.flatten() {
             let key = entry.file_name().to_string_lossy().into_owned();
             let place = Self { key };
-            let dead = UnixStream::connect(place.socket())
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            if dead {
+            if place.is_dead() {
                 place.remove();
             }
         }
+    }
+
+    /// Does nobody listen on its socket any more? One that only has not
+    /// answered yet must not stop the start of another pod.
+    fn is_dead(&self) -> bool {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let connect = || {
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            rustix::net::connect(&socket, &SocketAddrUnix::new(self.socket())?)
+        };
+        connect() == Err(Errno::CONNREFUSED)
     }
 
     /// Notes which network namespace has to be given back.

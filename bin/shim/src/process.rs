@@ -49,6 +49,8 @@ pub(crate) struct Process {
     pub(crate) exec: Option<ProcessSpec>,
     /// Ends its input.
     pub(crate) close_input: Arc<Notify>,
+    /// Held while it is started and that is told: its end is told after.
+    pub(crate) starting: tokio::sync::Mutex<()>,
     /// Rows and columns asked for before it was started.
     size: Mutex<Option<(u16, u16)>>,
 }
@@ -61,6 +63,7 @@ impl Process {
             paths,
             exec,
             close_input: Arc::default(),
+            starting: tokio::sync::Mutex::default(),
             size: Mutex::default(),
         })
     }

@@ -9,7 +9,8 @@ use bulkhead_sandbox::{AgentError, ContainerConfig, Sandbox, Volume};
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
 
-use super::{LOST, Pod, Request};
+use super::life::LOST;
+use super::{Pod, Request};
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
 use crate::process::{Exit, Process};
@@ -95,7 +96,7 @@ impl Shared<'_> {
         let share = state
             .share
             .as_mut()
-            .ok_or_else(|| Failure::state("the pod has no machine"))?;
+            .ok_or_else(|| Failure::gone("the pod has no machine any more"))?;
         share
             .add(&name, what)
             .map_err(|error| Failure::from_error(&error))?;
@@ -204,6 +205,7 @@ impl Pod {
             };
             // What it wrote arrives before the news of its end.
             pumps.finish(None).await;
+            let _started = process.starting.lock().await;
             if exit.oom_killed {
                 pod.publish(Event::Oom(event::TaskOOM {
                     container_id: id.clone(),

@@ -1,0 +1,170 @@
+//! The life of a pod's machine: prepared, booted in the background, ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_provision::helper;
+use bulkhead_sandbox::Sandbox;
+use oci_spec::runtime::Spec;
+
+use super::Pod;
+use crate::config::Config;
+use crate::failure::{Failure, Outcome};
+use crate::machine::{self, Machine};
+use crate::process::Exit;
+use crate::spec;
+
+/// How long a guest may take to write what its containers wrote to shared
+/// directories.
+const SYNC_GRACE: Duration = Duration::from_secs(10);
+
+/// Console lines quoted when a machine ends by itself.
+const QUOTED_LINES: usize = 10;
+
+/// Exit code of what ran when the machine ended.
+pub(super) const LOST: u32 = 255;
+
+impl Pod {
+    /// Prepares the machine and lets it boot.
+    pub(super) fn begin(self: &Arc<Self>, spec: &Spec, config: Option<&str>) -> Outcome<()> {
+        if self.lock().size.is_some() {
+            return Err(Failure::state("the pod has its machine already"));
+        }
+        let config =
+            Config::load(config).map_err(|e| Failure::invalid(bulkhead_provision::chain(&e)))?;
+        let mut machine = machine::prepare(spec, &config, &self.place)?;
+        if let Some(reason) = machine.monitor.emulated() {
+            tracing::warn!(
+                reason,
+                "no usable KVM: the guest is emulated, slow and no boundary"
+            );
+        }
+        let network = machine.take_network();
+        let Machine {
+            monitor,
+            config,
+            helpers,
+            share,
+            size,
+            ..
+        } = machine;
+        {
+            let mut state = self.lock();
+            state.share = Some(share);
+            state.size = Some(size);
+            state.sysctls = spec::sysctls(spec);
+        }
+        let pod = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut helpers = helpers;
+            let start = Sandbox::start(monitor.hypervisor(), config);
+            let reason = pod.live(start, &mut helpers).await;
+            drop((helpers, network));
+            pod.ended(reason);
+        });
+        Ok(())
+    }
+
+    /// The machine from its start to its end; why it ended.
+    async fn live(
+        &self,
+        start: impl Future<Output = Result<Sandbox, bulkhead_sandbox::StartError>>,
+        helpers: &mut [bulkhead_provision::Helper],
+    ) -> String {
+        let started = tokio::select! {
+            biased;
+            () = self.stop.notified() => Err("the pod was stopped while it started".to_owned()),
+            started = start => started.map_err(|error| error.to_string()),
+            text = helper::failure(helpers) => Err(text),
+        };
+        let sandbox = match started {
+            Ok(sandbox) => Arc::new(sandbox),
+            Err(text) => {
+                self.boot.send_replace(Some(Err(text.clone())));
+                return text;
+            }
+        };
+        for timing in sandbox.timings() {
+            tracing::info!(phase = timing.phase, took = ?timing.took, "started");
+        }
+        self.boot.send_replace(Some(Ok(Arc::clone(&sandbox))));
+        tokio::select! {
+            biased;
+            () = self.stop.notified() => {
+                sandbox.shut_down(SYNC_GRACE).await;
+                "the pod was stopped".to_owned()
+            }
+            exit = sandbox.ended() => {
+                let lines = sandbox.console().last(QUOTED_LINES);
+                let mut text = exit.to_string();
+                for line in lines {
+                    text.push_str("\n  | ");
+                    text.push_str(&line);
+                }
+                text
+            }
+            text = helper::failure(helpers) => {
+                sandbox.kill();
+                sandbox.ended().await;
+                text
+            }
+        }
+    }
+
+    /// Tells everybody that the machine is gone.
+    fn ended(&self, reason: String) {
+        tracing::info!(reason, "the machine ended");
+        let (waiting, code) = {
+            let mut state = self.lock();
+            state.reason = Some(reason);
+            // The server's mounts go when nobody holds its namespace any more.
+            state.share = None;
+            let waiting: Vec<_> = state
+                .containers
+                .iter()
+                .filter(|(_, container)| container.is_pod())
+                .map(|(id, container)| (id.clone(), Arc::clone(container.main())))
+                .collect();
+            (waiting, state.signal.map_or(LOST, |signal| 128 + signal))
+        };
+        self.over.send_replace(true);
+        for (id, process) in waiting {
+            self.stopped(&id, "", &process, Exit::now(code));
+        }
+    }
+
+    /// Ends the machine and waits until that is done. Nothing happens when
+    /// there is none.
+    pub(super) async fn end_machine(&self) {
+        if self.lock().size.is_none() {
+            return;
+        }
+        self.stop.notify_one();
+        let mut over = self.over.subscribe();
+        let _ = over.wait_for(|over| *over).await;
+    }
+
+    /// The machine, once it has booted.
+    pub(super) async fn booted(&self) -> Outcome<Arc<Sandbox>> {
+        let mut boot = self.boot.subscribe();
+        let booted = boot.wait_for(Option::is_some).await;
+        match booted.as_deref() {
+            Ok(Some(Ok(sandbox))) => Ok(Arc::clone(sandbox)),
+            Ok(Some(Err(text))) => Err(Failure::internal(format!("the pod did not start: {text}"))),
+            _ => Err(Failure::gone("the pod is ending")),
+        }
+    }
+
+    /// The machine, if it runs.
+    pub(super) fn running(&self) -> Outcome<Arc<Sandbox>> {
+        if *self.over.borrow() {
+            let reason = self.lock().reason.clone().unwrap_or_default();
+            return Err(Failure::gone(format!("the pod has ended: {reason}")));
+        }
+        match &*self.boot.borrow() {
+            Some(Ok(sandbox)) => Ok(Arc::clone(sandbox)),
+            Some(Err(text)) => Err(Failure::internal(format!("the pod did not start: {text}"))),
+            None => Err(Failure::state("the pod is still starting")),
+        }
+    }
+}

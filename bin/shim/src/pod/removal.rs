@@ -1,0 +1,79 @@
+//! The removal of processes, containers and, with the last, of the machine.
+
+use std::sync::Arc;
+
+use containerd_shim_protos::events::task as event;
+use protobuf::MessageField;
+
+use super::{Container, Pod};
+use crate::events::Event;
+use crate::failure::{Failure, Outcome};
+use crate::process::{Exit, Process, Status};
+
+impl Pod {
+    /// Forgets a process that has ended; of a container, everything.
+    pub(crate) async fn delete(self: &Arc<Self>, id: &str, exec: &str) -> Outcome<Exit> {
+        let process = self.process(id, exec)?;
+        let exit = match process.status() {
+            Status::Stopped(exit) => exit,
+            Status::Created if !exec.is_empty() => Exit::now(0),
+            Status::Created => self.give_up(id, &process).await?,
+            Status::Running => {
+                return Err(Failure::state(format!("`{id}` is running: kill it first")));
+            }
+        };
+        if exec.is_empty() {
+            self.remove_container(id).await?;
+        } else {
+            self.with(id, |container| {
+                container.remove_exec(exec);
+                Ok(())
+            })?;
+        }
+        self.publish(Event::Delete(event::TaskDelete {
+            container_id: id.to_owned(),
+            id: exec.to_owned(),
+            pid: std::process::id(),
+            exit_status: exit.code,
+            exited_at: MessageField::some(exit.at.clone()),
+            ..Default::default()
+        }));
+        Ok(exit)
+    }
+
+    /// Ends what was never started.
+    async fn give_up(&self, id: &str, process: &Arc<Process>) -> Outcome<Exit> {
+        const KILL: u32 = 9;
+        let is_pod = self.with(id, |container| Ok(container.is_pod()))?;
+        if is_pod {
+            self.end_machine().await;
+        } else if let Ok(sandbox) = self.running() {
+            sandbox.container(id).signal("", KILL, true).await?;
+        }
+        Ok(process.ended().await)
+    }
+
+    async fn remove_container(&self, id: &str) -> Outcome<()> {
+        let alone = {
+            let state = self.lock();
+            state.containers.len() == 1
+        };
+        let is_pod = self.with(id, |container| Ok(container.is_pod()))?;
+        if is_pod || alone {
+            self.end_machine().await;
+        } else if let Ok(sandbox) = self.running() {
+            match sandbox.container(id).remove().await {
+                // Gone with its machine.
+                Ok(()) | Err(bulkhead_sandbox::AgentError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let container = self.lock().containers.remove(id);
+        for name in container.iter().flat_map(Container::shared) {
+            if let Some(share) = self.lock().share.as_mut() {
+                share.remove(name);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! What may be asked of a container that is there.
+
+use std::sync::Arc;
+
+use bulkhead_sandbox::Stats;
+use containerd_shim_protos::events::task as event;
+use oci_spec::runtime::LinuxResources;
+
+use super::Pod;
+use crate::events::Event;
+use crate::failure::{Failure, Outcome};
+use crate::process::{Exit, Status};
+
+impl Pod {
+    /// Sends a signal.
+    pub(crate) async fn kill(
+        self: &Arc<Self>,
+        id: &str,
+        exec: &str,
+        signal: u32,
+        all: bool,
+    ) -> Outcome<()> {
+        let process = self.process(id, exec)?;
+        if matches!(process.status(), Status::Stopped(_)) {
+            return Err(Failure::missing("process already finished"));
+        }
+        if self.with(id, |container| Ok(container.is_pod()))? {
+            self.lock().signal = Some(signal);
+            self.stop.notify_one();
+            return Ok(());
+        }
+        if !exec.is_empty() && process.status() == Status::Created {
+            self.stopped(id, exec, &process, Exit::now(128 + signal));
+            return Ok(());
+        }
+        let container = self.running()?.container(id);
+        container.signal(exec, signal, all).await?;
+        Ok(())
+    }
+
+    /// Sets a terminal's size.
+    pub(crate) async fn resize(
+        &self,
+        id: &str,
+        exec: &str,
+        rows: u16,
+        columns: u16,
+    ) -> Outcome<()> {
+        let process = self.process(id, exec)?;
+        process.remember_size(rows, columns);
+        let waiting = !exec.is_empty() && process.status() == Status::Created;
+        if waiting || !process.paths.terminal {
+            return Ok(());
+        }
+        let container = self.running()?.container(id);
+        container.resize(exec, rows, columns).await?;
+        Ok(())
+    }
+
+    /// Freezes or thaws a container.
+    pub(crate) async fn pause(&self, id: &str, paused: bool) -> Outcome<()> {
+        self.refuse_pod(id)?;
+        let container = self.running()?.container(id);
+        if paused {
+            container.pause().await?;
+        } else {
+            container.resume().await?;
+        }
+        self.with(id, |container| {
+            container.paused = paused;
+            Ok(())
+        })?;
+        let container_id = id.to_owned();
+        self.publish(if paused {
+            Event::Paused(event::TaskPaused {
+                container_id,
+                ..Default::default()
+            })
+        } else {
+            Event::Resumed(event::TaskResumed {
+                container_id,
+                ..Default::default()
+            })
+        });
+        Ok(())
+    }
+
+    /// Changes a container's limits.
+    pub(crate) async fn update(&self, id: &str, resources: &LinuxResources) -> Outcome<()> {
+        let memory = resources.memory().as_ref().and_then(|m| m.limit());
+        let size = self.lock().size;
+        if let (Some(limit), Some(size)) = (memory, size)
+            && u64::try_from(limit).is_ok_and(|limit| limit > size.memory)
+        {
+            return Err(Failure::state(format!(
+                "a memory limit of {limit} bytes is more than the pod's machine has ({}), which \
+                 cannot grow while it runs; make the pod anew with the larger limit",
+                size.memory
+            )));
+        }
+        self.refuse_pod(id)?;
+        self.running()?.container(id).update(resources).await?;
+        Ok(())
+    }
+
+    /// Pids of a container's processes, in the guest.
+    pub(crate) async fn pids(&self, id: &str) -> Outcome<Vec<u32>> {
+        self.refuse_pod(id)?;
+        Ok(self.running()?.container(id).pids().await?)
+    }
+
+    /// What a container uses.
+    pub(crate) async fn stats(&self, id: &str) -> Outcome<Stats> {
+        if self.with(id, |container| Ok(container.is_pod()))? {
+            // No process of the pod's own.
+            return Ok(Stats::default());
+        }
+        Ok(self.running()?.container(id).stats().await?)
+    }
+}
