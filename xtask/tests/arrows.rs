@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
     ("bulkhead-archive", &[]),
+    ("bulkhead-config", &[]),
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
     ("bulkhead-guest", &["bulkhead-sys"]),
@@ -43,6 +44,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
         "bulkhead",
         &[
             "bulkhead-archive",
+            "bulkhead-config",
             "bulkhead-guest",
             "bulkhead-hypervisor",
             "bulkhead-image",
@@ -58,6 +60,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     (
         "bulkhead-shim",
         &[
+            "bulkhead-config",
             "bulkhead-hypervisor",
             "bulkhead-protocol",
             "bulkhead-provision",

@@ -16,12 +16,13 @@ use bulkhead_protocol::mux::Stream;
 use bulkhead_protocol::stream::{Header, Kind};
 use bulkhead_protocol::{VERSION, name};
 use oci_spec::runtime::Spec;
+use tokio::sync::oneshot;
 use ttrpc::r#async::TtrpcContext;
 
-use crate::container::{self, Container, CreateArgs};
+use crate::container::{self, Container, CreateArgs, Rest};
 use crate::disks::{self, Assembled};
 use crate::process::{Ends, HostStreams, Process};
-use crate::reaper::Reaper;
+use crate::reaper::{Exit, Reaper};
 use crate::sandbox_files;
 use crate::streams::Streams;
 use failure::{Failure, failed};
@@ -161,8 +162,11 @@ impl AgentService {
         let mounted = start.elapsed();
         let (container, ends) = self.fork(&request, &spec, stdio, &undo)?;
         let pid = container.init_pid();
-        let process = Process::new(pid, self.reaper.watch(pid), ends, streams)
-            .map_err(Failure::internal_from)?;
+        let mut exit = self.reaper.watch(pid);
+        if let Some(rest) = container.rest().map_err(Failure::container)? {
+            exit = rest_ends(exit, rest);
+        }
+        let process = Process::new(pid, exit, ends, streams).map_err(Failure::internal_from)?;
         let rootfs = undo.rootfs.take().expect("set above and taken only here");
         let entry = Entry {
             container,
@@ -278,6 +282,18 @@ impl AgentService {
         entry.rootfs.destroy();
         outcome.map(|()| Empty::new())
     }
+}
+
+/// Ends what a first process left, before its end is known to anybody.
+fn rest_ends(exit: oneshot::Receiver<Exit>, rest: Rest) -> oneshot::Receiver<Exit> {
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        if let Ok(exit) = exit.await {
+            rest.kill();
+            let _ = tell.send(exit);
+        }
+    });
+    told
 }
 
 fn set_size(terminal: &Option<OwnedFd>, stdio: &agent::Stdio) {

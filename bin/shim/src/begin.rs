@@ -38,7 +38,7 @@ pub(crate) enum Error {
 /// Runs in the bundle's directory, as containerd starts it.
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
     let bundle = Path::new(".");
-    let address = match spec::kind(&spec::read(bundle)?) {
+    let address = match spec::kind(&spec::read(bundle)?)? {
         Kind::Member { pod } => address_of(args, &pod)?,
         Kind::Pod | Kind::Single => start(args)?,
     };

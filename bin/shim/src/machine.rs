@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use bulkhead_config::Config;
 use bulkhead_hypervisor::{BootImage, Disk, DiskSource, VmConfig};
 use bulkhead_provision::monitor::{self, Monitor};
 use bulkhead_provision::network::{self, Joined};
@@ -13,7 +14,6 @@ use bulkhead_sandbox::{BlockRef, GuestConfig, Rootfs, SandboxConfig};
 use bulkhead_share::{Order, Pod as Share, Tree};
 use oci_spec::runtime::Spec;
 
-use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
 use crate::spec::{self, Size};
@@ -30,7 +30,6 @@ pub(crate) struct Machine {
     pub(crate) config: SandboxConfig,
     pub(crate) helpers: Vec<Helper>,
     pub(crate) share: Share,
-    pub(crate) size: Size,
     network: Joined,
 }
 
@@ -47,8 +46,7 @@ fn failed(error: impl std::error::Error + 'static) -> Failure {
 
 /// Prepares the machine of a pod. Has to run on the process's first thread,
 /// with which the helpers die. Nothing is left of a failure.
-pub(crate) fn prepare(spec: &Spec, config: &Config, place: &Place) -> Outcome<Machine> {
-    spec::refuse_host(spec)?;
+pub(crate) fn prepare(spec: &Spec, config: &Config, place: &Place, size: Size) -> Outcome<Machine> {
     // The monitor is asked for its version while the rest is made.
     std::thread::scope(|scope| {
         let monitor = scope.spawn(|| monitor::open(&config.accelerator).map_err(failed));
@@ -56,7 +54,7 @@ pub(crate) fn prepare(spec: &Spec, config: &Config, place: &Place) -> Outcome<Ma
         let monitor = monitor
             .join()
             .unwrap_or_else(|_| Err(Failure::internal("the search for a monitor panicked")));
-        Ok(parts?.assemble(monitor?, spec, config, place))
+        Ok(parts?.assemble(monitor?, spec, config, place, size))
     })
 }
 
@@ -90,8 +88,14 @@ impl Parts {
         })
     }
 
-    fn assemble(self, monitor: Monitor, spec: &Spec, config: &Config, place: &Place) -> Machine {
-        let size = spec::size(spec, config);
+    fn assemble(
+        self,
+        monitor: Monitor,
+        spec: &Spec,
+        config: &Config,
+        place: &Place,
+        size: Size,
+    ) -> Machine {
         let (kernel, initramfs) = self.guest;
         let mut network = self.network;
         let vm = VmConfig {
@@ -127,7 +131,6 @@ impl Parts {
             },
             helpers: vec![self.server.helper],
             share: self.share,
-            size,
             network,
         }
     }

@@ -12,12 +12,12 @@
 
 mod args;
 mod begin;
-mod config;
 mod end;
 mod events;
 mod failure;
 mod machine;
 mod metrics;
+mod options;
 mod place;
 mod pod;
 mod process;

@@ -4,12 +4,14 @@
 //!   /run/bulkhead/pods/KEY/      0700; KEY is a digest of namespace and id
 //!     sock                       containerd's way in
 //!     netns                      the joined network namespace, to be given back
+//!     cgroup                     the joined control group, to be removed
 //! ```
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use bulkhead_sys::cgroup::Cgroup;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
@@ -97,13 +99,24 @@ impl Place {
         std::fs::write(self.dir().join("netns"), path.as_os_str().as_bytes())
     }
 
-    /// Takes everything of the pod away, its network redirection too.
+    /// Notes which control group has to be removed.
+    pub(crate) fn note_cgroup(&self, path: &str) -> io::Result<()> {
+        std::fs::write(self.dir().join("cgroup"), path)
+    }
+
+    /// Takes everything of the pod away: its network redirection, its control
+    /// group, where nobody may be any more who does not end.
     pub(crate) fn remove(&self) {
         use std::os::unix::ffi::OsStringExt;
         if let Ok(path) = std::fs::read(self.dir().join("netns")) {
             let path = PathBuf::from(std::ffi::OsString::from_vec(path));
             // A namespace that is gone took the redirection along.
             let _ = bulkhead_provision::network::release(&path, self.key());
+        }
+        if let Ok(path) = std::fs::read_to_string(self.dir().join("cgroup"))
+            && let Err(error) = Cgroup::of(&path).and_then(|cgroup| cgroup.remove())
+        {
+            tracing::warn!(error = bulkhead_provision::chain(&error), "left behind");
         }
         let _ = std::fs::remove_dir_all(self.dir());
     }

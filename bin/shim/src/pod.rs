@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
+use bulkhead_sys::cgroup::Origin;
 use containerd_shim_protos::api::{CreateTaskRequest, Mount};
 use containerd_shim_protos::events::task as event;
 use oci_spec::runtime::Spec;
@@ -27,9 +28,9 @@ use protobuf::MessageField;
 use tokio::sync::{Notify, watch};
 
 use crate::args::Args;
-use crate::config;
 use crate::events::{Event, Publisher};
 use crate::failure::{Failure, Outcome};
+use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
 use crate::spec::{self, Kind, Size};
@@ -62,6 +63,10 @@ struct State {
     /// Of the machine, once there was one.
     size: Option<Size>,
     sysctls: HashMap<String, String>,
+    /// Do the containers share their processes? Settled by the first.
+    shares_pids: Option<bool>,
+    /// Where this process was before it joined the pod's control group.
+    origin: Option<Origin>,
     /// Why the machine ended.
     reason: Option<String>,
     /// The signal the pod was stopped with.
@@ -115,6 +120,7 @@ impl Pod {
     /// Ends the machine and delivers the last events.
     pub(crate) async fn close(&self) {
         self.end_machine().await;
+        self.leave_cgroup();
         let publisher = self
             .publisher
             .lock()
@@ -148,7 +154,7 @@ impl Pod {
         let spec =
             spec::read(&bundle).map_err(|e| Failure::invalid(bulkhead_provision::chain(&e)))?;
         let options = request.options.as_ref();
-        let path = options.and_then(|any| config::path_in_options(&any.type_url, &any.value));
+        let path = options.and_then(|any| options::path_in_options(&any.type_url, &any.value));
         let created = event::TaskCreate {
             container_id: id.clone(),
             bundle: request.bundle.clone(),
@@ -163,7 +169,7 @@ impl Pod {
             pid: std::process::id(),
             ..Default::default()
         };
-        let kind = spec::kind(&spec);
+        let kind = spec::kind(&spec).map_err(|e| Failure::invalid(e.to_string()))?;
         if kind != Kind::Pod {
             // What can be refused is refused before a machine is started.
             spec::adapt(spec.clone(), &HashMap::new())?;

@@ -8,15 +8,18 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use bulkhead_protocol::{SHARED_MEMORY, SPEC_LIMIT, name};
+use bulkhead_config::Config;
+use bulkhead_protocol::{SHARED_MEMORY, SHARED_PIDS, SPEC_LIMIT, name};
 use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, Mount, Spec,
 };
 
-use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 
 const MIB: u64 = 1 << 20;
+
+/// What the smallest machine has for its containers, MiB.
+const LEAST_ROOM_MIB: u64 = 64;
 
 /// Keys of one fact in containerd's and CRI-O's annotations.
 /// containerd's pkg/cri/annotations, CRI-O's pkg/annotations.
@@ -49,6 +52,8 @@ pub(crate) enum ReadError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("the annotation that says which pod the container is of has no valid id: {0}")]
+    Pod(String),
 }
 
 /// Reads `config.json` of a bundle.
@@ -85,17 +90,18 @@ fn annotation<'a>(spec: &'a Spec, keys: &[&str]) -> Option<&'a str> {
 }
 
 /// Tells a pod from a container.
-pub(crate) fn kind(spec: &Spec) -> Kind {
+pub(crate) fn kind(spec: &Spec) -> Result<Kind, ReadError> {
     match annotation(spec, &CONTAINER_TYPE) {
-        Some("sandbox") => Kind::Pod,
-        Some("container") => match annotation(spec, &SANDBOX_ID) {
+        Some("sandbox") => Ok(Kind::Pod),
+        Some("container") => {
+            let pod = annotation(spec, &SANDBOX_ID).unwrap_or_default();
             // It becomes a part of a path.
-            Some(pod) if name::check(pod).is_ok() => Kind::Member {
+            name::check(pod).map_err(|error| ReadError::Pod(error.to_string()))?;
+            Ok(Kind::Member {
                 pod: pod.to_owned(),
-            },
-            _ => Kind::Single,
-        },
-        _ => Kind::Single,
+            })
+        }
+        _ => Ok(Kind::Single),
     }
 }
 
@@ -108,8 +114,10 @@ pub(crate) struct Size {
 }
 
 /// The size the pod's limits ask for: its memory limit and what the guest
-/// itself needs; as many vCPUs as its CPU limit can fill.
-pub(crate) fn size(spec: &Spec, config: &Config) -> Size {
+/// itself needs; as many vCPUs as its CPU limit can fill. Never more memory
+/// than the pod's control group has `room` for, bytes, beside what the host
+/// needs to run the machine: the monitor would be killed for it.
+pub(crate) fn size(spec: &Spec, config: &Config, room: Option<u64>) -> Outcome<Size> {
     let number = |key: &str| annotation(spec, &[key]).and_then(|text| text.parse::<i64>().ok());
     let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
     let memory = resources.and_then(|r| r.memory().as_ref());
@@ -135,10 +143,19 @@ pub(crate) fn size(spec: &Spec, config: &Config) -> Size {
         Some(quota) => (quota as u64).div_ceil(period as u64).clamp(1, host) as u32,
         None => config.vcpus,
     };
-    Size {
-        vcpus,
-        memory: memory.max(config.guest_overhead_mib + 64) * MIB,
+    let least = config.guest_overhead_mib + LEAST_ROOM_MIB;
+    let room = room.map(|bytes| (bytes / MIB).saturating_sub(config.host_overhead_mib));
+    if let Some(room) = room.filter(|room| *room < least) {
+        return Err(Failure::invalid(format!(
+            "the pod's control group leaves {room} MiB for the machine, which needs {least}: \
+             raise the pod's memory limit, or let the RuntimeClass declare the overhead of {} MiB",
+            config.guest_overhead_mib + config.host_overhead_mib
+        )));
     }
+    Ok(Size {
+        vcpus,
+        memory: memory.max(least).min(room.unwrap_or(u64::MAX)) * MIB,
+    })
 }
 
 fn namespaces(spec: &Spec) -> &[LinuxNamespace] {
@@ -155,6 +172,13 @@ fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
 /// The network namespace to join; none: the pod has no network.
 pub(crate) fn network(spec: &Spec) -> Option<PathBuf> {
     namespace(spec, LinuxNamespaceType::Network)?.path().clone()
+}
+
+/// The host's control group the pod is to live in.
+pub(crate) fn cgroup(spec: &Spec) -> Option<String> {
+    let path = spec.linux().as_ref()?.cgroups_path().as_ref()?;
+    let path = path.to_str()?;
+    (!path.is_empty()).then(|| path.to_owned())
 }
 
 /// Refuses what would need the host's own namespaces.
@@ -197,6 +221,11 @@ pub(crate) struct Bind {
 pub(crate) struct Adapted {
     pub(crate) spec: Spec,
     pub(crate) binds: Vec<Bind>,
+}
+
+/// Does a container's adapted spec ask for the pod's process namespace?
+pub(crate) fn shares_pids(spec: &Spec) -> bool {
+    namespace(spec, LinuxNamespaceType::Pid).is_some_and(|own| own.path().is_some())
 }
 
 /// Makes a container's spec one for the guest. `sysctls` are the pod's.
@@ -251,6 +280,11 @@ fn refuse_hooks(spec: &Spec) -> Outcome<()> {
     Ok(())
 }
 
+/// Where the host would have the process namespace of this process.
+fn pod_pids() -> PathBuf {
+    PathBuf::from(format!("/proc/{}/ns/pid", std::process::id()))
+}
+
 /// Network, IPC and host name are the guest's, shared by the pod.
 fn guest_namespaces(spec: &Spec) -> Outcome<Vec<LinuxNamespace>> {
     let mut kept = Vec::new();
@@ -260,11 +294,11 @@ fn guest_namespaces(spec: &Spec) -> Outcome<Vec<LinuxNamespace>> {
                 LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts,
                 _,
             ) => {}
-            (LinuxNamespaceType::Pid, Some(_)) => {
-                return Err(Failure::invalid(
-                    "a process namespace shared by the pod's containers (shareProcessNamespace) \
-                     is not supported yet",
-                ));
+            // containerd means the pod by the process it was told is the pod's.
+            (LinuxNamespaceType::Pid, Some(path)) if *path == pod_pids() => {
+                let mut shared = own.clone();
+                shared.set_path(Some(SHARED_PIDS.into()));
+                kept.push(shared);
             }
             (_, None) => kept.push(own.clone()),
             (kind, Some(path)) => {

@@ -59,5 +59,9 @@ pub const READY: u8 = 0xB7;
 /// `/dev/shm`; a bind mount of a spec may name it as its source.
 pub const SHARED_MEMORY: &str = "/run/sandbox/shm";
 
+/// A spec's process namespace with this path is the one the pod's containers
+/// share; the agent makes it for the first that asks.
+pub const SHARED_PIDS: &str = "/run/sandbox/pids";
+
 /// Largest OCI spec either side accepts, bytes of JSON.
 pub const SPEC_LIMIT: usize = 4 << 20;

@@ -71,3 +71,43 @@ async fn a_container_ends_as_it_says_and_its_log_is_whole() {
     job.remove().await.unwrap();
     pod.remove().await.unwrap();
 }
+
+#[tokio::test]
+async fn containers_may_share_their_processes() {
+    use bulkhead_e2e::cri::NamespaceMode;
+    let node = Node::start().await;
+    let pod = node
+        .pod_with("shared", |config| {
+            let linux = config.linux.as_mut().unwrap();
+            let context = linux.security_context.as_mut().unwrap();
+            context.namespace_options.as_mut().unwrap().pid = NamespaceMode::Pod.into();
+        })
+        .await
+        .unwrap();
+    let shared = |config: &mut bulkhead_e2e::cri::ContainerConfig| {
+        let linux = config.linux.as_mut().unwrap();
+        let context = linux.security_context.as_mut().unwrap();
+        context.namespace_options.as_mut().unwrap().pid = NamespaceMode::Pod.into();
+    };
+    let app = pod
+        .start_with("app", "trap 'exit 7' USR1; sleep 4321 & wait", shared)
+        .await
+        .unwrap();
+    let side = pod.start_with("side", "sleep 1234", shared).await.unwrap();
+    let seen = side.exec("ps -o args").await.out;
+    assert!(seen.contains("sleep 4321"), "{seen}");
+    // The first process is neither's.
+    let first = side.exec("tr '\\0' ' ' < /proc/1/cmdline").await.out;
+    assert!(!first.contains("sleep 1234"), "{first}");
+    assert_ne!(side.exec("ls /proc/1/root/init").await.code, 0);
+
+    // A container ends as a whole, with its first process, and alone.
+    let signal = "kill -USR1 $(ps -o pid,args | awk '/[t]rap/ {print $1}')";
+    assert_eq!(side.exec(signal).await.code, 0);
+    assert_eq!(app.ended().await.exit_code, 7);
+    let left = side.exec("ps -o args").await.out;
+    assert!(!left.contains("sleep 4321"), "{left}");
+    assert!(left.contains("sleep 1234"), "{left}");
+    pod.remove().await.unwrap();
+    assert!(node.shims().is_empty());
+}

@@ -24,6 +24,7 @@ mod error;
 mod exec;
 mod mount_options;
 mod namespaces;
+mod pod_pids;
 mod rootfs;
 mod stats;
 mod sync;
@@ -31,6 +32,7 @@ mod syscalls;
 mod terminal;
 mod user;
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -78,8 +80,24 @@ pub(crate) struct Container {
     cgroup: Cgroup,
     pid: i32,
     pinned: Pinned,
+    /// Its processes do not end with its first.
+    shares_pids: bool,
     /// Open until started.
     waiting: Option<Channel>,
+}
+
+/// The way to end what a container's first process left.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    file: std::fs::File,
+}
+
+impl Rest {
+    /// Kills them.
+    pub(crate) fn kill(mut self) {
+        // Fails only when the cgroup, and with it all of them, is gone.
+        let _ = self.file.write_all(b"1");
+    }
 }
 
 /// A further process.
@@ -102,6 +120,7 @@ impl Container {
                     cgroup,
                     pid,
                     pinned,
+                    shares_pids: wanted.shares_pids(),
                     waiting: Some(channel),
                 };
                 Ok((container, terminal))
@@ -128,6 +147,7 @@ impl Container {
         }
         device_filter::attach(cgroup.fd(), args.spec)?;
         let (ours, theirs) = sync::pair()?;
+        let inside = wanted.shares_pids().then(pod_pids::enter).transpose()?;
         let forked = syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()));
         let pid = match forked.tried(|| "fork into the container".to_owned())? {
             syscalls::Forked::Child => {
@@ -136,7 +156,7 @@ impl Container {
             }
             syscalls::Forked::Parent(pid) => pid,
         };
-        drop(theirs);
+        drop((theirs, inside));
         let ready = wanted
             .write_maps(pid)
             .and_then(|()| match args.spec.process() {
@@ -202,6 +222,18 @@ impl Container {
     /// Pid of the first process in the guest.
     pub(crate) fn init_pid(&self) -> i32 {
         self.pid
+    }
+
+    /// What ends the container's processes when its first has ended, where the
+    /// kernel does not: in a namespace whose first process is another.
+    pub(crate) fn rest(&self) -> Result<Option<Rest>> {
+        if !self.shares_pids {
+            return Ok(None);
+        }
+        let path = self.cgroup.path().join("cgroup.kill");
+        let file = std::fs::File::options().write(true).open(&path);
+        let file = file.tried(|| format!("open `{}`", path.display()))?;
+        Ok(Some(Rest { file }))
     }
 
     /// Pids of all processes in the guest.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use bulkhead_protocol::SHARED_PIDS;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use super::error::{Error, Result, Tried};
@@ -18,6 +19,8 @@ const MAP_LIMIT: usize = 340;
 pub(super) struct Wanted {
     fresh: Vec<LinuxNamespaceType>,
     join: Vec<(i32, PathBuf)>,
+    /// The pod's process namespace instead of an own one.
+    pod_pids: bool,
     uid_map: String,
     gid_map: String,
 }
@@ -48,6 +51,9 @@ impl Wanted {
                     return Err(Error::invalid("a time namespace is not supported yet"));
                 }
                 (None, kind) => wanted.fresh.push(kind),
+                (Some(path), LinuxNamespaceType::Pid) if path == Path::new(SHARED_PIDS) => {
+                    wanted.pod_pids = true;
+                }
                 (Some(path), kind @ (LinuxNamespaceType::Pid | LinuxNamespaceType::User)) => {
                     return Err(Error::invalid(format!(
                         "the {kind} namespace at `{}` cannot be joined",
@@ -73,6 +79,11 @@ impl Wanted {
     /// Is there a new one of this kind?
     pub(super) fn has(&self, kind: LinuxNamespaceType) -> bool {
         self.fresh.contains(&kind)
+    }
+
+    /// Is it to be born in the pod's process namespace?
+    pub(super) fn shares_pids(&self) -> bool {
+        self.pod_pids
     }
 
     /// Flags of the clone. The cgroup namespace comes later, made by the

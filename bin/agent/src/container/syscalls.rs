@@ -79,6 +79,19 @@ pub(super) fn reap(pid: i32) {
     {}
 }
 
+/// Does nothing any more. Children that are orphaned to it vanish when they
+/// end: signal(7), SIGCHLD ignored.
+pub(super) fn sleep_forever() -> ! {
+    loop {
+        // SAFETY: an ignored signal has no handler that could run; pause only
+        // waits.
+        unsafe {
+            libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+            libc::pause();
+        }
+    }
+}
+
 /// setns(2).
 pub(super) fn setns(fd: BorrowedFd<'_>, kind: i32) -> std::io::Result<()> {
     // SAFETY: a borrowed descriptor and an integer.

@@ -8,6 +8,7 @@ use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{AgentError, ContainerConfig, Sandbox, Volume};
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
+use oci_spec::runtime::Spec;
 
 use super::life::LOST;
 use super::{Pod, Request};
@@ -119,6 +120,21 @@ impl Drop for Shared<'_> {
 }
 
 impl Pod {
+    /// A pod's containers share their processes, or none does. containerd names
+    /// the pod's namespace and that of one other container alike, so that a
+    /// container that wants into another's is known by being the odd one.
+    fn agree_on_pids(&self, spec: &Spec) -> Outcome<()> {
+        let shares = spec::shares_pids(spec);
+        if *self.lock().shares_pids.get_or_insert(shares) || !shares {
+            return Ok(());
+        }
+        Err(Failure::invalid(
+            "the process namespace of one other container cannot be joined yet (an ephemeral \
+             container with a target); leave the target out, or let the pod have \
+             shareProcessNamespace",
+        ))
+    }
+
     /// Makes a container in the booted machine.
     pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<()> {
         // Everything of the host is opened while the machine boots.
@@ -128,6 +144,7 @@ impl Pod {
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
         let sysctls = self.lock().sysctls.clone();
         let Adapted { spec, binds } = spec::adapt(request.spec, &sysctls)?;
+        self.agree_on_pids(&spec)?;
         let mut shared = Shared {
             pod: self,
             names: Vec::new(),

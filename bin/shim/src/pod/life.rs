@@ -1,14 +1,16 @@
 //! The life of a pod's machine: prepared, booted in the background, ended.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_config::{ConfigError, Loaded};
 use bulkhead_provision::helper;
 use bulkhead_sandbox::Sandbox;
+use bulkhead_sys::cgroup::{Cgroup, CgroupError, Origin};
 use oci_spec::runtime::Spec;
 
 use super::Pod;
-use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::machine::{self, Machine};
 use crate::process::Exit;
@@ -30,9 +32,15 @@ impl Pod {
         if self.lock().size.is_some() {
             return Err(Failure::state("the pod has its machine already"));
         }
-        let config =
-            Config::load(config).map_err(|e| Failure::invalid(bulkhead_provision::chain(&e)))?;
-        let mut machine = machine::prepare(spec, &config, &self.place)?;
+        let wrong = |error: ConfigError| Failure::invalid(bulkhead_provision::chain(&error));
+        let named = config.filter(|path| !path.is_empty()).map(Path::new);
+        let config = Loaded::read(named).map_err(wrong)?.config;
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        let config = config.with_annotations(&annotations).map_err(wrong)?;
+        spec::refuse_host(spec)?;
+        let room = self.join_cgroup(spec)?;
+        let size = spec::size(spec, &config, room)?;
+        let mut machine = machine::prepare(spec, &config, &self.place, size)?;
         if let Some(reason) = machine.monitor.emulated() {
             tracing::warn!(
                 reason,
@@ -45,7 +53,6 @@ impl Pod {
             config,
             helpers,
             share,
-            size,
             ..
         } = machine;
         {
@@ -63,6 +70,31 @@ impl Pod {
             pod.ended(reason);
         });
         Ok(())
+    }
+
+    /// Moves this process, and with it all it starts, to where the pod is
+    /// accounted for. Answers the group's memory limit, bytes.
+    fn join_cgroup(&self, spec: &Spec) -> Outcome<Option<u64>> {
+        let Some(path) = spec::cgroup(spec) else {
+            return Ok(None);
+        };
+        let failed = |error: CgroupError| Failure::from_error(&error);
+        let cgroup = Cgroup::of(&path).map_err(failed)?;
+        // Written down first: this process may be killed at any moment.
+        let noted = self.place.note_cgroup(&path);
+        noted.map_err(|error| Failure::from_error(&error))?;
+        let origin = cgroup.join().map_err(failed)?;
+        self.lock().origin = Some(origin);
+        Ok(cgroup.memory_limit())
+    }
+
+    /// Goes back to where this process was started, so that the pod's group
+    /// can be removed.
+    pub(super) fn leave_cgroup(&self) {
+        let origin = self.lock().origin.take();
+        if let Some(Err(error)) = origin.as_ref().map(Origin::leave) {
+            tracing::warn!(error = bulkhead_provision::chain(&error), "left behind");
+        }
     }
 
     /// The machine from its start to its end; why it ended.

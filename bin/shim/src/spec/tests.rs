@@ -36,9 +36,9 @@ fn containerd_and_crio_tell_pods_from_containers() {
     let member = |pod: &str| Kind::Member {
         pod: pod.to_owned(),
     };
-    assert_eq!(with(&[]), Kind::Single);
-    assert_eq!(with(&[(CONTAINER_TYPE[0], "sandbox")]), Kind::Pod);
-    assert_eq!(with(&[(CONTAINER_TYPE[1], "sandbox")]), Kind::Pod);
+    assert_eq!(with(&[]).unwrap(), Kind::Single);
+    assert_eq!(with(&[(CONTAINER_TYPE[0], "sandbox")]).unwrap(), Kind::Pod);
+    assert_eq!(with(&[(CONTAINER_TYPE[1], "sandbox")]).unwrap(), Kind::Pod);
     for style in 0..2 {
         let of = |pod| {
             with(&[
@@ -46,8 +46,8 @@ fn containerd_and_crio_tell_pods_from_containers() {
                 (SANDBOX_ID[style], pod),
             ])
         };
-        assert_eq!(of("abc"), member("abc"));
-        assert_eq!(of("../abc"), Kind::Single);
+        assert_eq!(of("abc").unwrap(), member("abc"));
+        assert!(of("../abc").is_err());
     }
 }
 
@@ -55,7 +55,7 @@ fn containerd_and_crio_tell_pods_from_containers() {
 fn a_machine_is_as_large_as_the_pods_limits() {
     let config = Config::default();
     assert_eq!(
-        size(&spec(|_| ()), &config),
+        size(&spec(|_| ()), &config, None).unwrap(),
         Size {
             vcpus: 1,
             memory: 512 * MIB
@@ -66,7 +66,7 @@ fn a_machine_is_as_large_as_the_pods_limits() {
         value["annotations"][SANDBOX_QUOTA] = json!("110000");
         value["annotations"][SANDBOX_PERIOD] = json!("100000");
     });
-    let wanted = size(&limited, &config);
+    let wanted = size(&limited, &config, None).unwrap();
     assert_eq!(wanted.memory, (257 + 64) * MIB);
     let host = std::thread::available_parallelism().unwrap().get();
     assert_eq!(wanted.vcpus as usize, 2.min(host));
@@ -74,7 +74,7 @@ fn a_machine_is_as_large_as_the_pods_limits() {
         value["annotations"][SANDBOX_MEMORY] = json!("-5");
         value["annotations"][SANDBOX_QUOTA] = json!("many");
     });
-    assert_eq!(size(&nonsense, &config).memory, 512 * MIB);
+    assert_eq!(size(&nonsense, &config, None).unwrap().memory, 512 * MIB);
 }
 
 #[test]
@@ -141,9 +141,27 @@ fn hooks_and_foreign_namespaces_are_refused() {
         value["hooks"] = json!({"prestart": [{"path": "/bin/true"}]});
     });
     assert!(adapt(hooks, &HashMap::new()).is_err());
-    let shared = spec(|value| {
+    let foreign = spec(|value| {
         value["linux"]["namespaces"][0]["path"] = json!("/proc/7/ns/pid");
     });
-    let text = adapt(shared, &HashMap::new()).unwrap_err().to_string();
-    assert!(text.contains("shareProcessNamespace"), "{text}");
+    let text = adapt(foreign, &HashMap::new()).unwrap_err().to_string();
+    assert!(text.contains("/proc/7/ns/pid"), "{text}");
+    let shared = spec(|value| {
+        value["linux"]["namespaces"][0]["path"] = json!(pod_pids());
+    });
+    let adapted = adapt(shared, &HashMap::new()).unwrap().spec;
+    assert!(shares_pids(&adapted));
+}
+
+#[test]
+fn a_machine_fits_into_the_pods_control_group() {
+    let config = Config::default();
+    let size = |room| size(&spec(|_| ()), &config, Some(room * MIB));
+    assert_eq!(size(4096).unwrap().memory, 512 * MIB);
+    assert_eq!(size(300).unwrap().memory, (300 - 64) * MIB);
+    let text = size(150).unwrap_err().to_string();
+    assert!(
+        text.contains("86 MiB") && text.contains("128 MiB"),
+        "{text}"
+    );
 }

@@ -1,0 +1,151 @@
+//! The description of each setting.
+
+use toml::Value;
+
+/// What a setting may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// A whole number between these two.
+    Number(i64, i64),
+    /// An absolute path.
+    Path,
+    /// Names of settings a pod may set.
+    Settings,
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// What it is, in one sentence.
+    pub what: &'static str,
+    /// What it may be.
+    pub range: Range,
+    /// The administrator may leave it to the pods.
+    pub by_pod: bool,
+}
+
+const fn setting(name: &'static str, range: Range, what: &'static str) -> Setting {
+    Setting {
+        name,
+        what,
+        range,
+        by_pod: false,
+    }
+}
+
+const fn of_pods(name: &'static str, range: Range, what: &'static str) -> Setting {
+    Setting {
+        name,
+        what,
+        range,
+        by_pod: true,
+    }
+}
+
+/// All of them.
+pub const SETTINGS: [Setting; 10] = [
+    setting(
+        "accelerator",
+        Range::Words(&["auto", "kvm", "tcg"]),
+        "What runs the guests: `auto` is KVM where it is usable and else emulation, which is slow \
+         and no boundary.",
+    ),
+    setting(
+        "kernel",
+        Range::Words(&["auto", "tuned", "distro"]),
+        "Which guest kernel boots: `auto` is the tuned one where it is built.",
+    ),
+    setting(
+        "guests",
+        Range::Path,
+        "Directory of built guests; unset: /var/cache/bulkhead/guest.",
+    ),
+    of_pods(
+        "vcpus",
+        Range::Number(1, 255),
+        "vCPUs of a pod without a CPU limit.",
+    ),
+    of_pods(
+        "memory_mib",
+        Range::Number(64, 1 << 24),
+        "Memory of the machine of a pod without a memory limit, MiB.",
+    ),
+    setting(
+        "guest_overhead_mib",
+        Range::Number(0, 4096),
+        "Memory added to a pod's limit for the guest's kernel and agent, MiB.",
+    ),
+    setting(
+        "host_overhead_mib",
+        Range::Number(0, 4096),
+        "Memory of the host a machine takes beside its own, for the monitor, the file server and \
+         the shim, MiB.",
+    ),
+    of_pods(
+        "storage_mib",
+        Range::Number(16, 1 << 26),
+        "Room for what a pod's containers write to their root filesystems, MiB.",
+    ),
+    setting(
+        "start_timeout",
+        Range::Number(1, 3600),
+        "How long each phase of a start may take, seconds.",
+    ),
+    setting(
+        "annotations",
+        Range::Settings,
+        "Settings a pod may set for itself by the annotation `io.bulkhead.NAME`; none by default.",
+    ),
+];
+
+/// The setting of this name.
+pub(crate) fn named(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+impl Setting {
+    /// Is this value in its range?
+    pub(crate) fn takes(&self, value: &Value) -> bool {
+        match (self.range, value) {
+            (Range::Words(words), Value::String(word)) => words.contains(&word.as_str()),
+            (Range::Number(least, most), Value::Integer(number)) => (least..=most).contains(number),
+            (Range::Path, Value::String(path)) => path.starts_with('/'),
+            (Range::Settings, Value::Array(names)) => names.iter().all(|name| {
+                let known = name.as_str().and_then(named);
+                known.is_some_and(|setting| setting.by_pod)
+            }),
+            _ => false,
+        }
+    }
+
+    /// An annotation's text as a value of this setting's kind.
+    pub(crate) fn read(&self, text: &str) -> Value {
+        match (self.range, text.parse()) {
+            (Range::Number(..), Ok(number)) => Value::Integer(number),
+            _ => Value::String(text.to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = |words: &[&str]| -> String {
+            let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+            quoted.join(", ")
+        };
+        match self {
+            Self::Words(list) => write!(f, "one of {}", words(list)),
+            Self::Number(least, most) => write!(f, "a number from {least} to {most}"),
+            Self::Path => f.write_str("an absolute path"),
+            Self::Settings => {
+                let own = SETTINGS.iter().filter(|setting| setting.by_pod);
+                let names: Vec<_> = own.map(|setting| setting.name).collect();
+                write!(f, "a list of some of {}", words(&names))
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A place in the host's control groups: cgroups(7), v1 and v2.
+//!
+//! A pod's processes on the host belong into the group its manager made for
+//! the pod, so that the manager's limits and accounts hold for them.
+//!
+//! ```text
+//!   Cgroup::of(path) ─▶ join ─▶ memory_limit …… leave ─▶ remove
+//! ```
+
+mod hierarchy;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use hierarchy::Hierarchy;
+
+/// Longest path of a control group taken, bytes: PATH_MAX.
+const PATH_LIMIT: usize = 4096;
+
+/// Deepest path taken.
+const DEPTH_LIMIT: usize = 32;
+
+/// How long processes that were killed may take to be gone.
+const END: Duration = Duration::from_secs(5);
+
+/// Why a control group could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// What the caller was given is no path of a control group.
+    #[error("`{path}` is no path of a control group: {why}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The kernel refused.
+    #[error("cannot {what} the control group `{}`", path.display())]
+    Failed {
+        /// What was tried.
+        what: &'static str,
+        /// Its directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A control group, in every hierarchy that accounts for something.
+#[derive(Debug)]
+pub struct Cgroup {
+    hierarchies: Vec<Hierarchy>,
+    /// Below a hierarchy's root.
+    path: PathBuf,
+}
+
+/// Where this process was before it joined.
+#[derive(Debug)]
+pub struct Origin {
+    dirs: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// The group an OCI spec names: a path below the root of the hierarchies,
+    /// or systemd's `SLICE:PREFIX:NAME`. It need not exist.
+    ///
+    /// # Errors
+    /// [`CgroupError::Path`]; [`CgroupError::Failed`] when the mounts cannot be
+    /// read.
+    pub fn of(path: &str) -> Result<Self, CgroupError> {
+        let relative = relative(path)?;
+        let hierarchies = hierarchy::mounted().map_err(|source| CgroupError::Failed {
+            what: "find the hierarchy of",
+            path: relative.clone(),
+            source,
+        })?;
+        Ok(Self {
+            hierarchies,
+            path: relative,
+        })
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
+        let dir = |hierarchy: &Hierarchy| hierarchy.mount.join(&self.path);
+        self.hierarchies
+            .iter()
+            .map(move |hierarchy| (hierarchy, dir(hierarchy)))
+    }
+
+    /// Moves this process there, making the group if need be. What it starts
+    /// from now on is born there.
+    ///
+    /// # Errors
+    /// [`CgroupError::Failed`]; the process may then be in some hierarchies'
+    /// group and not in others'.
+    pub fn join(&self) -> Result<Origin, CgroupError> {
+        let origin = Origin {
+            dirs: hierarchy::own(&self.hierarchies),
+        };
+        for (hierarchy, dir) in self.dirs() {
+            let failed = |what| {
+                let path = dir.clone();
+                move |source| CgroupError::Failed { what, path, source }
+            };
+            hierarchy.make(&self.path).map_err(failed("make"))?;
+            enter(&dir).map_err(failed("join"))?;
+        }
+        Ok(origin)
+    }
+
+    /// The least memory limit of the group and those above it, bytes; none:
+    /// unlimited.
+    pub fn memory_limit(&self) -> Option<u64> {
+        let hierarchy = self.hierarchies.iter().find(|own| own.counts_memory())?;
+        hierarchy.memory_limit(&self.path)
+    }
+
+    /// Removes the group once its processes have ended, which they must be
+    /// about to. Nothing happens when it does not exist.
+    ///
+    /// # Errors
+    /// [`CgroupError::Failed`] when processes are left or the kernel refuses.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        for (_, dir) in self.dirs() {
+            let removed = wait_empty(&dir).and_then(|()| remove(&dir));
+            removed.map_err(|source| CgroupError::Failed {
+                what: "remove",
+                path: dir,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Origin {
+    /// Moves this process back. To the root where its former group is gone.
+    ///
+    /// # Errors
+    /// [`CgroupError::Failed`].
+    pub fn leave(&self) -> Result<(), CgroupError> {
+        for dir in &self.dirs {
+            enter(dir).map_err(|source| CgroupError::Failed {
+                what: "go back to",
+                path: dir.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn enter(dir: &Path) -> io::Result<()> {
+    // "0" is whoever writes it.
+    std::fs::write(dir.join("cgroup.procs"), "0")
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Waits for the end of every process in a group.
+fn wait_empty(dir: &Path) -> io::Result<()> {
+    let list = match std::fs::read_to_string(dir.join("cgroup.procs")) {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for pid in list.lines().filter_map(|line| line.parse().ok()) {
+        let Some(pid) = Pid::from_raw(pid) else {
+            continue;
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => wait_end(&pidfd)?,
+            Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait_end(pidfd: &OwnedFd) -> io::Result<()> {
+    let limit = Timespec {
+        tv_sec: END.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    match poll(&mut fds, Some(&limit))? {
+        0 => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "a process of it does not end",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A spec's path as one below a hierarchy's root.
+fn relative(path: &str) -> Result<PathBuf, CgroupError> {
+    let wrong = |why| CgroupError::Path {
+        path: path.chars().take(200).collect(),
+        why,
+    };
+    if path.len() > PATH_LIMIT {
+        return Err(wrong("it is too long"));
+    }
+    let mut parts = path.split(':');
+    let found = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(slice), Some(prefix), Some(name), None) => {
+            systemd(slice, prefix, name).ok_or_else(|| wrong("its slice has no valid name"))?
+        }
+        _ => Path::new(path.trim_start_matches('/')).to_owned(),
+    };
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+    match found.components().count() {
+        0 => Err(wrong("it is empty")),
+        1..=DEPTH_LIMIT if found.components().all(plain) => Ok(found),
+        1..=DEPTH_LIMIT => Err(wrong("it has `.` or `..` in it")),
+        _ => Err(wrong("it is too deep")),
+    }
+}
+
+/// systemd.slice(5): `a-b.slice` is below `a.slice`; a scope is named after its
+/// prefix, unless it is itself a slice.
+fn systemd(slice: &str, prefix: &str, name: &str) -> Option<PathBuf> {
+    let mut path = PathBuf::new();
+    let stem = slice.strip_suffix(".slice")?;
+    if stem != "-" {
+        for (end, _) in stem.match_indices('-').chain([(stem.len(), "")]) {
+            if stem[..end].is_empty() || stem[..end].ends_with('-') {
+                return None;
+            }
+            path.push(format!("{}.slice", &stem[..end]));
+        }
+    }
+    if name.is_empty() || [slice, prefix, name].iter().any(|part| part.contains('/')) {
+        return None;
+    }
+    path.push(match (name.ends_with(".slice"), prefix) {
+        (true, _) => name.to_owned(),
+        (false, "") => format!("{name}.scope"),
+        (false, prefix) => format!("{prefix}-{name}.scope"),
+    });
+    Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_below_the_root_and_stays_there() {
+        let path = |text: &str| relative(text).map(|path| path.display().to_string());
+        assert_eq!(path("/kubepods/pod1/abc").unwrap(), "kubepods/pod1/abc");
+        assert_eq!(
+            path("kubepods-burstable-pod1.slice:cri-containerd:abc").unwrap(),
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/\
+             cri-containerd-abc.scope"
+        );
+        assert_eq!(path("-.slice:x:abc").unwrap(), "x-abc.scope");
+        for wrong in [
+            "",
+            "/",
+            "../x",
+            "/a/../../etc",
+            "a/./../b",
+            "--.slice:a:b",
+            "a.slice:../..:b",
+            "a:b:c",
+        ] {
+            assert!(path(wrong).is_err(), "{wrong}");
+        }
+        assert!(path(&"a/".repeat(40)).is_err());
+    }
+
+    #[test]
+    fn a_group_is_joined_left_and_removed() {
+        let root = rustix::process::geteuid().is_root();
+        assert!(root, "control groups are root's: run the tests as root");
+        let name = format!("bulkhead-test-{}", std::process::id());
+        let group = Cgroup::of(&format!("/{name}/inner")).unwrap();
+        let mine = || std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let before = mine();
+        let origin = group.join().unwrap();
+        assert!(mine().contains(&format!("/{name}/inner")), "{}", mine());
+        origin.leave().unwrap();
+        assert_eq!(mine(), before);
+        group.remove().unwrap();
+        group.remove().unwrap();
+        Cgroup::of(&name).unwrap().remove().unwrap();
+        assert!(!group.dirs().any(|(_, dir)| dir.exists()));
+    }
+}
