@@ -69,6 +69,9 @@ pub(crate) enum Command {
     /// Manage guest kernels
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Check or explain the configuration of pods
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Can this host run containers, how fast, and what to fix
     Check(CheckOptions),
     /// Print the versions of everything involved
@@ -426,4 +429,28 @@ pub(crate) enum GuestCommand {
     Ls(FormatOption),
     /// Compare what was built with its digests
     Verify,
+}
+
+const CONFIG_EXAMPLES: &str = "Examples:
+  bulkhead config check                         before containerd reads it
+  bulkhead config explain                       what holds, and which file says so
+  bulkhead config explain --file ./config.toml --format json";
+
+/// What of the configuration.
+#[derive(Debug, Subcommand)]
+#[command(after_help = CONFIG_EXAMPLES)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the file and its drop-ins are right
+    Check(ConfigOptions),
+    /// Show every setting, its value, and the file that says so
+    Explain(ConfigOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigOptions {
+    /// The file [default: /etc/bulkhead/config.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
 }

@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod completion;
+mod config;
 mod cp;
 mod events;
 mod exec;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Events(options) => events::run(&root()?, &options),
         Command::Image(command) => image::run(&root()?, command),
         Command::Guest(command) => guest::run(command),
+        Command::Config(command) => config::run(&command),
         Command::Check(options) => check::run(&options),
         Command::Version(format) => version::run(&format),
         Command::Completion { shell } => completion::run(shell),
