@@ -17,6 +17,7 @@ mod disks;
 mod fd;
 mod init;
 mod network;
+mod ports;
 mod process;
 mod reaper;
 mod rpc;
@@ -88,6 +89,7 @@ async fn dispatch(
     use bulkhead_protocol::stream::{Header, Kind};
     match tokio::time::timeout(HEADER_TIMEOUT, Header::read(&mut stream)).await {
         Ok(Ok(header)) if header.kind == Kind::Control => rpc::serve(stream, agent).await,
+        Ok(Ok(header)) if header.kind == Kind::Port => ports::carry(&header, stream).await,
         Ok(Ok(header)) => streams.offer(header, stream),
         Ok(Err(error)) => init::log(&format!("agent: {}", chain(&error))),
         Err(_) => init::log("agent: a stream did not say what it is"),

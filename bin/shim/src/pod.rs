@@ -11,6 +11,7 @@
 mod container;
 mod exec;
 mod life;
+mod ports;
 mod removal;
 mod tasks;
 

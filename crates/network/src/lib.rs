@@ -11,6 +11,7 @@
 //! The interface keeps its addresses, so that whoever made it finds it as it
 //! was; what arrives goes to the guest instead. tc-mirred(8).
 
+mod loopback;
 mod namespace;
 mod redirect;
 
@@ -59,6 +60,12 @@ pub enum Error {
     /// The tap device could not be made.
     #[error("a tap device could not be made")]
     Tap(#[source] std::io::Error),
+    /// The connections to the loopback interface cannot be had.
+    #[error(
+        "the connections to the network namespace's loopback interface cannot be had (which \
+         takes Linux 5.17 and the right to load eBPF programs)"
+    )]
+    Loopback(#[source] std::io::Error),
     /// The kernel refused a change.
     #[error("the kernel refused to {what}")]
     Refused {
@@ -69,6 +76,8 @@ pub enum Error {
         source: Box<rtnetlink::Error>,
     },
 }
+
+pub use loopback::Loopback;
 
 /// An interface the guest gets.
 #[derive(Debug)]

@@ -22,8 +22,7 @@ where
         path: path.to_owned(),
         source,
     };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let namespace = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+    let namespace = open(path)?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let runtime = enter(&namespace).map_err(failed)?;
@@ -36,6 +35,15 @@ where
         thread
             .join()
             .unwrap_or_else(|_| Err(failed(io::Error::other("the work there panicked"))))
+    })
+}
+
+/// Opens the namespace at `path`.
+pub(crate) fn open(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Error::Enter {
+        path: path.to_owned(),
+        source: error.into(),
     })
 }
 

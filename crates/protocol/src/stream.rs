@@ -18,13 +18,29 @@ pub enum Kind {
     Stdout = 3,
     /// Guest to host.
     Stderr = 4,
+    /// Both ways: a connection to a port of the guest's loopback interface,
+    /// whose number stands in the place of the container. The guest first
+    /// answers one byte, [`CONNECTED`] or [`REFUSED`].
+    Port = 5,
 }
+
+/// Somebody listens on the port, and what follows are its bytes.
+pub const CONNECTED: u8 = 1;
+
+/// Nobody listens on the port.
+pub const REFUSED: u8 = 0;
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Control, Self::Stdin, Self::Stdout, Self::Stderr]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Self::Control,
+            Self::Stdin,
+            Self::Stdout,
+            Self::Stderr,
+            Self::Port,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -64,6 +80,21 @@ impl Header {
             container: String::new(),
             exec: String::new(),
         }
+    }
+
+    /// Header of a connection to a port.
+    pub fn port(number: u16) -> Self {
+        Self {
+            kind: Kind::Port,
+            container: number.to_string(),
+            exec: String::new(),
+        }
+    }
+
+    /// The port a connection is for; none for any other kind.
+    pub fn port_number(&self) -> Option<u16> {
+        let text = (self.kind == Kind::Port).then_some(&self.container)?;
+        text.parse().ok()
     }
 
     /// Wire form.
@@ -136,6 +167,17 @@ mod tests {
         bytes.extend([b'x'; 200]);
         bytes.push(0);
         assert!(read_now(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_port_is_a_number_of_16_bits() {
+        assert_eq!(Header::port(8080).port_number(), Some(8080));
+        let (read, _) = read_now(&Header::port(65535).encode()).unwrap();
+        assert_eq!(read.port_number(), Some(65535));
+        let mut other = Header::port(1);
+        other.container = "65536".to_owned();
+        assert_eq!(other.port_number(), None);
+        assert_eq!(Header::control().port_number(), None);
     }
 
     fn read_now(bytes: &[u8]) -> Result<(Header, usize), HeaderError> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use bulkhead_hypervisor::{NetBackend, NetDevice};
 use bulkhead_network::Guard;
+pub use bulkhead_network::Loopback;
 use bulkhead_sandbox::{Interface, Route};
 
 use crate::Error;

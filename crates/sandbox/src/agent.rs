@@ -7,9 +7,10 @@ use bulkhead_protocol::agent::{
     ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest, Volume,
 };
 use bulkhead_protocol::mux::Stream;
-use bulkhead_protocol::stream::{Header, Kind};
+use bulkhead_protocol::stream::{CONNECTED, Header, Kind};
 use bulkhead_protocol::{SPEC_LIMIT, name};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
+use tokio::io::AsyncReadExt;
 use ttrpc::Code;
 
 use crate::Rootfs;
@@ -220,6 +221,20 @@ impl Sandbox {
         };
         self.agent.exec(context(), &request).await?;
         Ok(stdio)
+    }
+
+    /// Connects to a port of the guest's loopback interface. `None`: nobody
+    /// listens there.
+    ///
+    /// # Errors
+    /// [`AgentError::Gone`].
+    pub async fn connect(&self, port: u16) -> Result<Option<Stream>, AgentError> {
+        let gone = |error: &dyn std::error::Error| AgentError::Gone(error.to_string());
+        let mut stream = self.opener.open().await.map_err(|e| gone(&e))?;
+        let header = Header::port(port);
+        header.write(&mut stream).await.map_err(|e| gone(&e))?;
+        let answer = stream.read_u8().await.map_err(|e| gone(&e))?;
+        Ok((answer == CONNECTED).then_some(stream))
     }
 
     async fn open_stdio(

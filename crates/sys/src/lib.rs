@@ -3,6 +3,7 @@
 //! The one library crate that may hold `unsafe`: what a caller can do wrong
 //! with a raw system call is settled here, once.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod clock;
 mod inherited;

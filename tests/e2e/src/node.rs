@@ -9,8 +9,11 @@
 //! `BULKHEAD_E2E_HANDLER=runc` runs the same pods with runc: a test that fails
 //! there expects something wrong.
 
+mod forward;
 mod pod;
 
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,10 +25,12 @@ use k8s_cri::v1::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
     PodSandboxConfig, PodSandboxMetadata, RunPodSandboxRequest,
 };
+use rustix::thread::LinkNameSpaceType;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{busybox_image, tool};
+pub use forward::Forwarded;
 pub use pod::{Container, Executed, Pod};
 
 /// The image of every container.
@@ -131,6 +136,20 @@ impl Node {
             .output()
             .expect("ip is there: `apt install iproute2`");
         output.into()
+    }
+
+    /// Connects to an address of the node.
+    fn connect(&self, address: &str) -> TcpStream {
+        let path = Path::new("/run/netns").join(&self.namespace);
+        let namespace = std::fs::File::open(path).unwrap();
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+                TcpStream::connect(address).unwrap()
+            });
+            there.join().unwrap()
+        })
     }
 
     /// Runs a pod.

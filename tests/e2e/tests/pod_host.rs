@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_e2e::Node;
+use bulkhead_e2e::{Container, Node};
 
 /// The group the kubelet makes for a pod, with its limit.
 struct PodGroup {
@@ -101,4 +101,39 @@ async fn a_group_too_small_for_a_machine_is_refused_and_nothing_is_killed() {
     );
     assert!(node.shims().is_empty() && node.monitors().is_empty());
     assert_eq!(group.children(), Vec::<PathBuf>::new());
+}
+
+/// Waits until somebody listens on a port.
+async fn listens(container: &Container<'_>, port: u16) {
+    let script = format!("until grep -q ':{port:04X} ' /proc/net/tcp; do sleep 0.1; done");
+    assert_eq!(container.exec(&script).await.code, 0);
+}
+
+#[tokio::test]
+async fn ports_of_the_pods_loopback_are_forwarded() {
+    let node = Node::start().await;
+    let pod = node.pod("forwarded").await;
+    // Listens where nobody but the pod could connect to.
+    let serve = "echo hi > /tmp/index.html; head -c 3000000 /dev/zero > /tmp/much; \
+                 httpd -f -p 127.0.0.1:8080 -h /tmp";
+    let app = pod.start("app", serve).await;
+    listens(&app, 8080).await;
+    for _ in 0..3 {
+        let mut web = pod.forward(8080).await;
+        web.send("GET /index.html HTTP/1.0\r\n\r\n");
+        let answer = web.answer().unwrap();
+        assert!(answer.ends_with("\r\n\r\nhi\n"), "{answer}");
+    }
+    // What comes back is whole, however much it is.
+    let mut web = pod.forward(8080).await;
+    web.send("GET /much HTTP/1.0\r\n\r\n");
+    let answer = web.answer().unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(body.len(), 3_000_000);
+    // Where nobody listens somebody is told.
+    let nobody = pod.forward(8081).await.answer().unwrap_err();
+    assert!(nobody.contains("8081"), "{nobody}");
+    assert_eq!(app.exec("echo well").await.out, "well");
+    pod.remove().await.unwrap();
+    assert!(node.shims().is_empty());
 }

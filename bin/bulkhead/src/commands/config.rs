@@ -42,7 +42,11 @@ fn explain(options: &ConfigOptions) -> Outcome {
         println!("{}", serde_json::to_string_pretty(&explained)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = vec![["SETTING", "VALUE", "FROM", "MEANING"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["SETTING", "VALUE", "FROM", "MEANING"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     rows.extend(explained.iter().map(row));
     print!("{}", style::table(&rows));
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use bulkhead_sandbox::Sandbox;
 use bulkhead_sys::cgroup::{Cgroup, CgroupError, Origin};
 use oci_spec::runtime::Spec;
 
-use super::Pod;
+use super::{Pod, ports};
 use crate::failure::{Failure, Outcome};
 use crate::machine::{self, Machine};
 use crate::process::Exit;
@@ -61,12 +61,13 @@ impl Pod {
             state.size = Some(size);
             state.sysctls = spec::sysctls(spec);
         }
+        let forwarding = spec::network(spec).and_then(|path| ports::forward(self, &path));
         let pod = Arc::clone(self);
         tokio::spawn(async move {
             let mut helpers = helpers;
             let start = Sandbox::start(monitor.hypervisor(), config);
             let reason = pod.live(start, &mut helpers).await;
-            drop((helpers, network));
+            drop((forwarding, helpers, network));
             pod.ended(reason);
         });
         Ok(())

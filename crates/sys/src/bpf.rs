@@ -1,0 +1,151 @@
+//! The little of bpf(2) that hands the connections to a network namespace's
+//! loopback interface to one socket. linux/bpf.h;
+//! Documentation/bpf/prog_sk_lookup.rst.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const MAP_CREATE: u32 = 0;
+const MAP_UPDATE_ELEM: u32 = 2;
+const PROG_LOAD: u32 = 5;
+const LINK_CREATE: u32 = 28;
+
+const MAP_TYPE_SOCKMAP: u32 = 15;
+const PROG_TYPE_SK_LOOKUP: u32 = 30;
+const ATTACH_SK_LOOKUP: u32 = 36;
+
+/// One instruction: opcode, destination register, source register, offset,
+/// immediate value. Documentation/bpf/standardization/instruction-set.rst.
+type Instruction = (u8, u8, u8, i16, i32);
+
+const LOAD_WORD: u8 = 0x61;
+const STORE_WORD: u8 = 0x62;
+const LOAD_IMMEDIATE_64: u8 = 0x18;
+const MOVE: u8 = 0xbf;
+const MOVE_IMMEDIATE: u8 = 0xb7;
+const ADD_IMMEDIATE: u8 = 0x07;
+const JUMP_IF_NOT: u8 = 0x55;
+const JUMP_IF: u8 = 0x15;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+const MAP_DESCRIPTOR: u8 = 1;
+
+const MAP_LOOKUP_ELEM: i32 = 1;
+const SK_RELEASE: i32 = 86;
+const SK_ASSIGN: i32 = 124;
+
+/// struct bpf_sk_lookup.
+const PROTOCOL: i16 = 12;
+const INGRESS_INTERFACE: i16 = 64;
+
+const TCP: i32 = 6;
+
+/// The loopback interface is the first of every network namespace.
+const LOOPBACK: i32 = 1;
+
+/// "Every TCP connection over the loopback interface, whatever its port, is
+/// for the socket in the map."
+fn program(map: i32) -> [Instruction; 21] {
+    [
+        (MOVE, 6, 1, 0, 0),
+        (LOAD_WORD, 0, 6, PROTOCOL, 0),
+        (JUMP_IF_NOT, 0, 0, 16, TCP),
+        (LOAD_WORD, 0, 6, INGRESS_INTERFACE, 0),
+        (JUMP_IF_NOT, 0, 0, 14, LOOPBACK),
+        (STORE_WORD, 10, 0, -4, 0),
+        (LOAD_IMMEDIATE_64, 1, MAP_DESCRIPTOR, 0, map),
+        (0, 0, 0, 0, 0),
+        (MOVE, 2, 10, 0, 0),
+        (ADD_IMMEDIATE, 2, 0, 0, -4),
+        (CALL, 0, 0, 0, MAP_LOOKUP_ELEM),
+        (JUMP_IF, 0, 0, 7, 0),
+        (MOVE, 7, 0, 0, 0),
+        (MOVE, 1, 6, 0, 0),
+        (MOVE, 2, 7, 0, 0),
+        (MOVE_IMMEDIATE, 3, 0, 0, 0),
+        (CALL, 0, 0, 0, SK_ASSIGN),
+        (MOVE, 1, 7, 0, 0),
+        (CALL, 0, 0, 0, SK_RELEASE),
+        // Where all three jumps go: "look further, as you would".
+        (MOVE_IMMEDIATE, 0, 0, 0, 1),
+        (EXIT, 0, 0, 0, 0),
+    ]
+}
+
+/// Makes every TCP connection over a network namespace's loopback interface
+/// one of `listener`'s, a listening socket of that namespace. Ends when what
+/// comes back is closed.
+///
+/// # Errors
+/// What bpf(2) says: `EPERM` without `CAP_BPF` and `CAP_NET_ADMIN`, `EINVAL`
+/// or `EACCES` before Linux 5.17.
+pub fn take_loopback(listener: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let map = descriptor(MAP_CREATE, &mut [pair(MAP_TYPE_SOCKMAP, 4), pair(8, 1), 0])?;
+    let key = 0_u32;
+    let value = u64::try_from(listener.as_raw_fd()).unwrap_or(u64::MAX);
+    let mut update = [
+        pair(map.as_raw_fd().cast_unsigned(), 0),
+        &raw const key as u64,
+        &raw const value as u64,
+        0,
+    ];
+    call(MAP_UPDATE_ELEM, &mut update)?;
+    let program = load(&program(map.as_raw_fd()).map(encode))?;
+    let attach = pair(
+        program.as_raw_fd().cast_unsigned(),
+        namespace.as_raw_fd().cast_unsigned(),
+    );
+    descriptor(LINK_CREATE, &mut [attach, pair(ATTACH_SK_LOOKUP, 0)])
+}
+
+fn encode((code, to, from, offset, value): Instruction) -> u64 {
+    let registers = u64::from(from << 4 | to);
+    u64::from(code)
+        | registers << 8
+        | u64::from(offset.cast_unsigned()) << 16
+        | u64::from(value.cast_unsigned()) << 32
+}
+
+fn load(program: &[u64]) -> io::Result<OwnedFd> {
+    let licence = c"Apache-2.0";
+    let count = u32::try_from(program.len()).unwrap_or(u32::MAX);
+    let mut attributes = [0_u64; 9];
+    attributes[0] = pair(PROG_TYPE_SK_LOOKUP, count);
+    attributes[1] = program.as_ptr() as u64;
+    attributes[2] = licence.as_ptr() as u64;
+    // Behind name and interface: the expected attach type.
+    attributes[8] = pair(0, ATTACH_SK_LOOKUP);
+    descriptor(PROG_LOAD, &mut attributes)
+}
+
+/// Two words of an attribute block, in the order of this machine.
+fn pair(first: u32, second: u32) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&first.to_ne_bytes());
+    bytes[4..].copy_from_slice(&second.to_ne_bytes());
+    u64::from_ne_bytes(bytes)
+}
+
+fn descriptor(command: u32, attributes: &mut [u64]) -> io::Result<OwnedFd> {
+    let number = call(command, attributes)?;
+    // SAFETY: these commands answer a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn call(command: u32, attributes: &mut [u64]) -> io::Result<i32> {
+    // SAFETY: the block lives through the call and its length is told. The
+    // pointers in it are to the callers' key, value, program and licence,
+    // which live as long and which the kernel only reads.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_mut_ptr(),
+            size_of_val(attributes),
+        )
+    };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        number => Ok(number as i32),
+    }
+}
