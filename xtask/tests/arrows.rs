@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("bulkhead-config", &[]),
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
+    ("bulkhead-status", &[]),
     ("bulkhead-guest", &["bulkhead-sys"]),
     ("bulkhead-network", &["bulkhead-sys"]),
     ("bulkhead-share", &["bulkhead-sys"]),
@@ -54,6 +55,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "bulkhead-sandbox",
             "bulkhead-seccomp",
             "bulkhead-share",
+            "bulkhead-status",
             "bulkhead-sys",
         ],
     ),
@@ -66,6 +68,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "bulkhead-provision",
             "bulkhead-sandbox",
             "bulkhead-share",
+            "bulkhead-status",
             "bulkhead-sys",
         ],
     ),

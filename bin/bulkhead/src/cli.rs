@@ -69,6 +69,12 @@ pub(crate) enum Command {
     /// Manage guest kernels
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// List the pods of this host, which containerd made
+    #[command(after_help = PODS_EXAMPLES)]
+    Pods(PodsOptions),
+    /// Serve what the pods of this host use, for Prometheus
+    #[command(after_help = MONITOR_EXAMPLES)]
+    Monitor(MonitorOptions),
     /// Check or explain the configuration of pods
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -453,4 +459,30 @@ pub(crate) struct ConfigOptions {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) format: FormatOption,
+}
+
+const PODS_EXAMPLES: &str = "Examples:
+  bulkhead pods                                 each with its state and size
+  bulkhead pods --timings                       how long each part of the starts took
+  bulkhead pods --format json                   everything, with the containers' usage";
+
+#[derive(Debug, Args)]
+pub(crate) struct PodsOptions {
+    /// Show how long each part of their starts took
+    #[arg(long)]
+    pub(crate) timings: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+const MONITOR_EXAMPLES: &str = "Examples:
+  bulkhead monitor                              on the loopback interface
+  bulkhead monitor --listen 0.0.0.0:8090        for a Prometheus elsewhere
+  curl -s http://127.0.0.1:8090/metrics";
+
+#[derive(Debug, Args)]
+pub(crate) struct MonitorOptions {
+    /// Address and port; port 0 takes a free one, which is printed
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    pub(crate) listen: std::net::SocketAddr,
 }

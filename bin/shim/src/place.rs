@@ -3,6 +3,7 @@
 //! ```text
 //!   /run/bulkhead/pods/KEY/      0700; KEY is a digest of namespace and id
 //!     sock                       containerd's way in
+//!     status                     where the pod says how it is
 //!     netns                      the joined network namespace, to be given back
 //!     cgroup                     the joined control group, to be removed
 //! ```
@@ -12,12 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bulkhead_sys::cgroup::Cgroup;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
-
-/// All pods of the host.
-const ROOT: &str = "/run/bulkhead/pods";
 
 /// Characters of a key: enough that no two pods meet, few enough that a
 /// socket's address (107 bytes) has room for them.
@@ -48,12 +44,17 @@ impl Place {
 
     /// Its directory.
     pub(crate) fn dir(&self) -> PathBuf {
-        Path::new(ROOT).join(&self.key)
+        Path::new(bulkhead_status::ROOT).join(&self.key)
     }
 
     /// Its socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir().join("sock")
+    }
+
+    /// The socket where it says how it is.
+    pub(crate) fn status(&self) -> PathBuf {
+        self.dir().join(bulkhead_status::SOCKET)
     }
 
     /// Makes the directory, for root only; one that a killed process left is
@@ -69,28 +70,17 @@ impl Place {
     /// Removes what killed processes left of any pod, when nobody was there to
     /// say `delete`: places whose socket nobody listens on.
     pub(crate) fn sweep() {
-        let Ok(entries) = std::fs::read_dir(ROOT) else {
+        let Ok(entries) = std::fs::read_dir(bulkhead_status::ROOT) else {
             return;
         };
         for entry in entries.flatten() {
             let key = entry.file_name().to_string_lossy().into_owned();
             let place = Self { key };
-            if place.is_dead() {
+            // One that only has not answered yet must not stop another's start.
+            if bulkhead_status::is_dead(&place.socket()) {
                 place.remove();
             }
         }
-    }
-
-    /// Does nobody listen on its socket any more? One that only has not
-    /// answered yet must not stop the start of another pod.
-    fn is_dead(&self) -> bool {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let connect = || {
-            let socket =
-                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            rustix::net::connect(&socket, &SocketAddrUnix::new(self.socket())?)
-        };
-        connect() == Err(Errno::CONNREFUSED)
     }
 
     /// Notes which network namespace has to be given back.

@@ -13,14 +13,17 @@ mod exec;
 mod life;
 mod ports;
 mod removal;
+mod status;
 mod tasks;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
+use bulkhead_status::Kubernetes;
 use bulkhead_sys::cgroup::Origin;
 use containerd_shim_protos::api::{CreateTaskRequest, Mount};
 use containerd_shim_protos::events::task as event;
@@ -44,6 +47,10 @@ type Boot = Option<Result<Arc<Sandbox>, String>>;
 
 /// One pod; the process's whole state.
 pub(crate) struct Pod {
+    id: String,
+    namespace: String,
+    /// Seconds since the epoch.
+    started: u64,
     place: Place,
     publisher: Mutex<Option<Publisher>>,
     boot: watch::Sender<Boot>,
@@ -61,6 +68,8 @@ struct State {
     containers: HashMap<String, Container>,
     /// While the machine lives.
     share: Option<Share>,
+    /// Whose the pod is.
+    kubernetes: Option<Kubernetes>,
     /// Of the machine, once there was one.
     size: Option<Size>,
     sysctls: HashMap<String, String>,
@@ -88,7 +97,11 @@ struct Request {
 impl Pod {
     /// A pod without a machine.
     pub(crate) fn new(args: &Args, publisher: Publisher) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Self {
+            id: args.id.clone(),
+            namespace: args.namespace.clone(),
+            started: now.map_or(0, |now| now.as_secs()),
             place: Place::of(&args.namespace, &args.id),
             publisher: Mutex::new(Some(publisher)),
             boot: watch::Sender::new(None),

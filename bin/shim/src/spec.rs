@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_config::Config;
 use bulkhead_protocol::{SHARED_MEMORY, SHARED_PIDS, SPEC_LIMIT, name};
+use bulkhead_status::Kubernetes;
 use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, Mount, Spec,
 };
@@ -31,6 +32,24 @@ const SANDBOX_ID: [&str; 2] = [
     "io.kubernetes.cri.sandbox-id",
     "io.kubernetes.cri-o.SandboxID",
 ];
+
+/// Names in the cluster.
+const POD_NAME: [&str; 2] = [
+    "io.kubernetes.cri.sandbox-name",
+    "io.kubernetes.cri-o.KubeName",
+];
+const POD_NAMESPACE: [&str; 2] = [
+    "io.kubernetes.cri.sandbox-namespace",
+    "io.kubernetes.cri-o.Namespace",
+];
+const POD_UID: [&str; 2] = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
+const CONTAINER_NAME: [&str; 2] = [
+    "io.kubernetes.cri.container-name",
+    "io.kubernetes.container.name",
+];
+
+/// Longest name kept, characters: of a subdomain, RFC 1123.
+const NAME_LIMIT: usize = 253;
 
 /// The pod's limits as containerd tells them of the sandbox.
 const SANDBOX_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
@@ -103,6 +122,24 @@ pub(crate) fn kind(spec: &Spec) -> Result<Kind, ReadError> {
         }
         _ => Ok(Kind::Single),
     }
+}
+
+fn short(spec: &Spec, keys: &[&str]) -> Option<String> {
+    annotation(spec, keys).map(|text| text.chars().take(NAME_LIMIT).collect())
+}
+
+/// Whose pod it is in a cluster.
+pub(crate) fn kubernetes(spec: &Spec) -> Option<Kubernetes> {
+    Some(Kubernetes {
+        name: short(spec, &POD_NAME)?,
+        namespace: short(spec, &POD_NAMESPACE).unwrap_or_default(),
+        uid: short(spec, &POD_UID).unwrap_or_default(),
+    })
+}
+
+/// A container's name in its pod.
+pub(crate) fn container_name(spec: &Spec) -> Option<String> {
+    short(spec, &CONTAINER_NAME)
 }
 
 /// How large the machine is.

@@ -137,3 +137,70 @@ async fn ports_of_the_pods_loopback_are_forwarded() {
     pod.remove().await.unwrap();
     assert!(node.shims().is_empty());
 }
+
+/// What a GET of a path answers.
+fn get(address: &str, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut connection = std::net::TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn pods_say_how_they_are() {
+    use std::io::{BufRead, BufReader};
+    if std::env::var("BULKHEAD_E2E_HANDLER").as_deref() == Ok("runc") {
+        return;
+    }
+    let node = Node::start().await;
+    let pod = node.pod("told").await;
+    let app = pod.start("app", "sleep 1000").await;
+
+    let program = bulkhead_e2e::program();
+    let list = std::process::Command::new(&program)
+        .args(["pods", "--format", "json"])
+        .output()
+        .unwrap();
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&list.stdout).unwrap();
+    let own = all.iter().find(|own| own["id"] == *pod.id).unwrap();
+    assert_eq!(own["kubernetes"]["name"], "told");
+    assert_eq!(
+        (&own["state"], &own["vcpus"]),
+        (&"running".into(), &1.into())
+    );
+    assert_eq!(own["monitor_pid"], node.monitor_of(&pod));
+    let container = |id: &str| {
+        let list = own["containers"].as_array().unwrap();
+        list.iter().find(|own| own["id"] == id).unwrap().clone()
+    };
+    assert_eq!(container(&app.id)["name"], "app");
+    assert!(container(&app.id)["usage"]["pids"].as_u64().unwrap() >= 1);
+
+    let mut monitor = std::process::Command::new(&program)
+        .args(["monitor", "--listen", "127.0.0.1:0"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(monitor.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    let address = line.trim().trim_start_matches("listening on http://");
+    let address = address.trim_end_matches("/metrics").to_owned();
+    let text = get(&address, "/metrics");
+    let has = |start: &str| {
+        let own = |line: &&str| line.starts_with(start) && line.contains(&*pod.id);
+        assert_eq!(text.lines().filter(own).count(), 1, "{start} in {text}");
+    };
+    has("bulkhead_pod_memory_bytes{");
+    has("bulkhead_pod_monitor_resident_bytes{");
+    has("bulkhead_container_memory_bytes{");
+    assert!(get(&address, "/etc/passwd").starts_with("HTTP/1.1 404"));
+    pod.remove().await.unwrap();
+    assert!(!get(&address, "/metrics").contains("pod=\"told\""));
+    let pid = monitor.id().to_string();
+    bulkhead_e2e::tool("kill", &["-TERM", &pid]);
+    assert!(monitor.wait().unwrap().success());
+}

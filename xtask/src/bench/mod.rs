@@ -4,6 +4,7 @@
 mod bare;
 mod contender;
 mod memory;
+mod pods;
 mod report;
 
 use std::io::{Read, Write};
@@ -25,7 +26,7 @@ const OUTPUT: u64 = 256 << 20;
 /// Measures everything and writes `target/bench/results.json`.
 pub(crate) fn run(yes: bool, rounds: u32) -> Outcome {
     prerequisites::install(yes)?;
-    run::command(run::cargo().args(["build", "--release", "--package", "bulkhead"]))?;
+    run::command(run::cargo().args(["build", "--release"]))?;
     let guest = guest::build(Kernel::Tuned)?;
     let dir = run::workspace().join("target/bench");
     std::fs::create_dir_all(&dir).map_err(text)?;
@@ -55,6 +56,12 @@ pub(crate) fn run(yes: bool, rounds: u32) -> Outcome {
         }
         for contender in &contenders {
             report.sample("compute", contender.name(), contender.compute());
+        }
+    }
+    for (handler, name) in pods::HANDLERS {
+        match pods::measure(handler, rounds) {
+            Ok(figures) => report.pods(name, figures),
+            Err(error) => report.failed(error),
         }
     }
     report.print();

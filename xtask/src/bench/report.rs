@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::run::{self, Outcome};
 
 /// What each interval is, for whoever reads the figures.
-const INTERVALS: [(&str, &str); 2] = [
+const INTERVALS: [(&str, &str); 6] = [
     (
         "start",
         "from starting the command (bare boot: the monitor) to the first byte the workload wrote; \
@@ -18,6 +18,20 @@ const INTERVALS: [(&str, &str); 2] = [
     (
         "compute",
         "a shell loop of 200000 additions, from the byte before it to the byte after it",
+    ),
+    (
+        "pod start",
+        "from RunPodSandbox to the workload's first byte in its log, with a CNI bridge; bare boot \
+         as above",
+    ),
+    (
+        "pod start, 4 at once",
+        "the same of each of four started at the same moment",
+    ),
+    ("pod exec", "ExecSync of `true`"),
+    (
+        "pod removal",
+        "StopPodSandbox and RemovePodSandbox, the workload killed at once",
     ),
 ];
 
@@ -68,16 +82,50 @@ impl Report {
         self.figures.insert(name, value);
     }
 
+    /// Figures of pods: samples in milliseconds, and the rest.
+    pub(super) fn pods(&mut self, who: &'static str, mut figures: Value) {
+        let boot = self.values("start", "bare boot");
+        for (key, what) in [
+            ("start_ms", "pod start"),
+            ("start_of_4_at_once_ms", "pod start, 4 at once"),
+            ("exec_ms", "pod exec"),
+            ("stop_and_remove_ms", "pod removal"),
+        ] {
+            let values = figures[key].take();
+            let values = values.as_array().into_iter().flatten();
+            let values: Vec<_> = values.filter_map(Value::as_f64).collect();
+            let all = self.samples.entry(what).or_default();
+            if all.is_empty() && what == "pod start" {
+                all.push(("bare boot".to_owned(), boot.clone()));
+            }
+            all.push((who.to_owned(), values));
+        }
+        if let Some(map) = figures.as_object_mut() {
+            map.retain(|_, value| !value.is_null());
+        }
+        self.add(who, figures);
+    }
+
+    fn values(&self, what: &str, who: &str) -> Vec<f64> {
+        let all = self.samples.get(what).into_iter().flatten();
+        let mut own = all.filter(|(name, _)| name == who);
+        own.next()
+            .map(|(_, values)| values.clone())
+            .unwrap_or_default()
+    }
+
+    /// What could not be measured.
+    pub(super) fn failed(&mut self, error: String) {
+        if !self.failures.contains(&error) {
+            self.failures.push(error);
+        }
+    }
+
     /// A sample in milliseconds; a contender that fails is named, not hidden.
     pub(super) fn sample(&mut self, what: &'static str, who: &str, took: Outcome<Duration>) {
         let millis = match took {
             Ok(took) => took.as_secs_f64() * 1000.0,
-            Err(error) => {
-                if !self.failures.contains(&error) {
-                    self.failures.push(error);
-                }
-                return;
-            }
+            Err(error) => return self.failed(error),
         };
         let all = self.samples.entry(what).or_default();
         match all.iter_mut().find(|(name, _)| name == who) {
@@ -94,7 +142,7 @@ impl Report {
             };
             println!("\n{what}: {meaning}");
             println!(
-                "{:<12} {:>9} {:>9} {:>9}  ratio",
+                "{:<18} {:>9} {:>9} {:>9}  ratio",
                 "", "median", "least", "most"
             );
             let base = all.first().map_or(1.0, |(_, values)| median(values));
@@ -102,7 +150,7 @@ impl Report {
                 let middle = median(values);
                 let (least, most) = range(values);
                 let ratio = middle / base;
-                println!("{who:<12} {middle:>6.1} ms {least:>6.1} ms {most:>6.1} ms  {ratio:.2}");
+                println!("{who:<18} {middle:>6.1} ms {least:>6.1} ms {most:>6.1} ms  {ratio:.2}");
             }
         }
         for (name, value) in &self.figures {

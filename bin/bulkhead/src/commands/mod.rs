@@ -13,6 +13,8 @@ mod image;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod monitor;
+mod pods;
 mod ps;
 mod rm;
 mod run;
@@ -51,6 +53,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Events(options) => events::run(&root()?, &options),
         Command::Image(command) => image::run(&root()?, command),
         Command::Guest(command) => guest::run(command),
+        Command::Pods(options) => pods::run(&options),
+        Command::Monitor(options) => monitor::run(&options),
         Command::Config(command) => config::run(&command),
         Command::Check(options) => check::run(&options),
         Command::Version(format) => version::run(&format),

@@ -22,6 +22,8 @@ use crate::{machine, rootfs};
 /// A container, or the pod itself.
 pub(crate) struct Container {
     bundle: PathBuf,
+    /// Its name in the pod, where there is one.
+    pub(super) name: Option<String>,
     is_pod: bool,
     main: Arc<Process>,
     execs: HashMap<String, Arc<Process>>,
@@ -37,6 +39,7 @@ impl Container {
     pub(super) fn pod(bundle: PathBuf, main: Arc<Process>) -> Self {
         Self {
             bundle,
+            name: None,
             is_pod: true,
             main,
             execs: HashMap::new(),
@@ -143,6 +146,7 @@ impl Pod {
         let seccomp =
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
         let sysctls = self.lock().sysctls.clone();
+        let name = spec::container_name(&request.spec);
         let Adapted { spec, binds } = spec::adapt(request.spec, &sysctls)?;
         self.agree_on_pids(&spec)?;
         let mut shared = Shared {
@@ -177,6 +181,7 @@ impl Pod {
         let pumps = Pumps::start(ends, streams, Arc::clone(&process.close_input));
         let container = Container {
             bundle: request.bundle,
+            name,
             is_pod: false,
             main: Arc::clone(&process),
             execs: HashMap::new(),

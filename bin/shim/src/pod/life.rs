@@ -10,7 +10,7 @@ use bulkhead_sandbox::Sandbox;
 use bulkhead_sys::cgroup::{Cgroup, CgroupError, Origin};
 use oci_spec::runtime::Spec;
 
-use super::{Pod, ports};
+use super::{Pod, ports, status};
 use crate::failure::{Failure, Outcome};
 use crate::machine::{self, Machine};
 use crate::process::Exit;
@@ -59,8 +59,10 @@ impl Pod {
             let mut state = self.lock();
             state.share = Some(share);
             state.size = Some(size);
+            state.kubernetes = spec::kubernetes(spec);
             state.sysctls = spec::sysctls(spec);
         }
+        status::serve(self);
         let forwarding = spec::network(spec).and_then(|path| ports::forward(self, &path));
         let pod = Arc::clone(self);
         tokio::spawn(async move {
