@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
@@ -15,6 +15,10 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
     ("bulkhead-status", &[]),
+    (
+        "bulkhead-bundle",
+        &["bulkhead-config", "bulkhead-protocol", "bulkhead-status"],
+    ),
     ("bulkhead-guest", &["bulkhead-sys"]),
     ("bulkhead-network", &["bulkhead-sys"]),
     ("bulkhead-share", &["bulkhead-sys"]),
@@ -62,6 +66,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     (
         "bulkhead-shim",
         &[
+            "bulkhead-bundle",
             "bulkhead-config",
             "bulkhead-hypervisor",
             "bulkhead-protocol",

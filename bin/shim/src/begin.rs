@@ -12,13 +12,13 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::args::Args;
 use crate::place::Place;
-use crate::spec::{self, Kind};
+use bulkhead_bundle::Kind;
 
 /// Why a pod could not be begun.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    Spec(#[from] spec::ReadError),
+    Spec(#[from] bulkhead_bundle::ReadError),
     #[error("the pod `{pod}` of the container `{id}` does not run (no address in `{}`)", path.display())]
     NoPod {
         pod: String,
@@ -38,7 +38,7 @@ pub(crate) enum Error {
 /// Runs in the bundle's directory, as containerd starts it.
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
     let bundle = Path::new(".");
-    let address = match spec::kind(&spec::read(bundle)?)? {
+    let address = match bulkhead_bundle::kind(&bulkhead_bundle::read(bundle)?)? {
         Kind::Member { pod } => address_of(args, &pod)?,
         Kind::Pod | Kind::Single => start(args)?,
     };

@@ -11,6 +11,12 @@ pub(crate) struct Failure {
     text: String,
 }
 
+impl From<bulkhead_bundle::Refusal> for Failure {
+    fn from(refusal: bulkhead_bundle::Refusal) -> Self {
+        Self::invalid(refusal.to_string())
+    }
+}
+
 /// What every call returns.
 pub(crate) type Outcome<T> = Result<T, Failure>;
 

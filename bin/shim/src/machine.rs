@@ -16,7 +16,7 @@ use oci_spec::runtime::Spec;
 
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
-use crate::spec::{self, Size};
+use bulkhead_bundle::Size;
 
 /// Tag of the one share of a pod.
 pub(crate) const SHARE: &str = "pod";
@@ -119,7 +119,7 @@ impl Parts {
             hostname: spec.hostname().clone().unwrap_or_default(),
             interfaces: std::mem::take(&mut network.interfaces),
             routes: std::mem::take(&mut network.routes),
-            shm_bytes: spec::shared_memory(spec),
+            shm_bytes: bulkhead_bundle::shared_memory(spec),
             ..Default::default()
         };
         Machine {
@@ -148,7 +148,7 @@ fn serve(dir: &Path) -> Outcome<Server> {
 /// Joins the pod's network namespace. What has to be undone is written down
 /// first: this process may be killed at any moment.
 fn join(spec: &Spec, place: &Place) -> Outcome<Joined> {
-    let Some(path) = spec::network(spec) else {
+    let Some(path) = bulkhead_bundle::network(spec) else {
         return Ok(Joined::default());
     };
     place.note_network(&path).map_err(failed)?;

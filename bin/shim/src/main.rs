@@ -23,7 +23,6 @@ mod pod;
 mod process;
 mod rootfs;
 mod serve;
-mod spec;
 mod stdio;
 mod task;
 

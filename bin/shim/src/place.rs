@@ -94,8 +94,23 @@ impl Place {
         std::fs::write(self.dir().join("cgroup"), path)
     }
 
+    /// Removes the control group, when nobody is in it any more who does not
+    /// leave or end. Who cannot leaves the note for the next who tries.
+    pub(crate) fn remove_cgroup(&self) -> bool {
+        let Ok(path) = std::fs::read_to_string(self.dir().join("cgroup")) else {
+            return true;
+        };
+        match Cgroup::of(&path).and_then(|cgroup| cgroup.remove()) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(error = bulkhead_provision::chain(&error), "left behind");
+                false
+            }
+        }
+    }
+
     /// Takes everything of the pod away: its network redirection, its control
-    /// group, where nobody may be any more who does not end.
+    /// group. What cannot be taken away now is still known afterwards.
     pub(crate) fn remove(&self) {
         use std::os::unix::ffi::OsStringExt;
         if let Ok(path) = std::fs::read(self.dir().join("netns")) {
@@ -103,12 +118,9 @@ impl Place {
             // A namespace that is gone took the redirection along.
             let _ = bulkhead_provision::network::release(&path, self.key());
         }
-        if let Ok(path) = std::fs::read_to_string(self.dir().join("cgroup"))
-            && let Err(error) = Cgroup::of(&path).and_then(|cgroup| cgroup.remove())
-        {
-            tracing::warn!(error = bulkhead_provision::chain(&error), "left behind");
+        if self.remove_cgroup() {
+            let _ = std::fs::remove_dir_all(self.dir());
         }
-        let _ = std::fs::remove_dir_all(self.dir());
     }
 }
 

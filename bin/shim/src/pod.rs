@@ -37,8 +37,8 @@ use crate::failure::{Failure, Outcome};
 use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
-use crate::spec::{self, Kind, Size};
 use crate::stdio::Paths;
+use bulkhead_bundle::{Kind, Size};
 
 pub(crate) use container::Container;
 
@@ -165,8 +165,8 @@ impl Pod {
             ));
         }
         let bundle = PathBuf::from(&request.bundle);
-        let spec =
-            spec::read(&bundle).map_err(|e| Failure::invalid(bulkhead_provision::chain(&e)))?;
+        let spec = bulkhead_bundle::read(&bundle)
+            .map_err(|e| Failure::invalid(bulkhead_provision::chain(&e)))?;
         let options = request.options.as_ref();
         let path = options.and_then(|any| options::path_in_options(&any.type_url, &any.value));
         let created = event::TaskCreate {
@@ -183,10 +183,10 @@ impl Pod {
             pid: std::process::id(),
             ..Default::default()
         };
-        let kind = spec::kind(&spec).map_err(|e| Failure::invalid(e.to_string()))?;
+        let kind = bulkhead_bundle::kind(&spec).map_err(|e| Failure::invalid(e.to_string()))?;
         if kind != Kind::Pod {
             // What can be refused is refused before a machine is started.
-            spec::adapt(spec.clone(), &HashMap::new())?;
+            bulkhead_bundle::adapt(spec.clone(), &HashMap::new(), std::process::id())?;
         }
         let request = Request {
             id,

@@ -9,7 +9,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::failure::{Failure, Outcome};
-use crate::spec::Bind;
+use bulkhead_bundle::Bind;
 
 /// Layers of a root filesystem at most; overlayfs itself takes 500.
 const LAYER_LIMIT: usize = 500;

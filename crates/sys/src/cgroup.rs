@@ -12,7 +12,7 @@ mod hierarchy;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -26,8 +26,15 @@ const PATH_LIMIT: usize = 4096;
 /// Deepest path taken.
 const DEPTH_LIMIT: usize = 32;
 
-/// How long processes that were killed may take to be gone.
-const END: Duration = Duration::from_secs(5);
+/// How long processes that were killed may take to be gone. Less than what
+/// containerd grants for cleaning up, 5 seconds.
+const END: Duration = Duration::from_secs(2);
+
+/// After how long it is looked again.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
 
 /// Why a control group could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -169,39 +176,45 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Waits for the end of every process in a group.
+/// Waits until nobody lives in a group any more. The kernel tells the end of a
+/// process, but not that one left: so it is also looked again, now and then.
 fn wait_empty(dir: &Path) -> io::Result<()> {
-    let list = match std::fs::read_to_string(dir.join("cgroup.procs")) {
-        Ok(list) => list,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for pid in list.lines().filter_map(|line| line.parse().ok()) {
-        let Some(pid) = Pid::from_raw(pid) else {
-            continue;
-        };
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => wait_end(&pidfd)?,
-            Err(Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
+    let deadline = Instant::now() + END;
+    while let Some((pid, pidfd)) = living(dir)? {
+        if Instant::now() > deadline {
+            let text = format!("the process {} does not end", pid.as_raw_nonzero());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
+        has_ended(&pidfd, &LOOK)?;
     }
     Ok(())
 }
 
-fn wait_end(pidfd: &OwnedFd) -> io::Result<()> {
-    let limit = Timespec {
-        tv_sec: END.as_secs().cast_signed(),
-        tv_nsec: 0,
+/// Somebody who lives in a group. Version 1 still lists those whose parent has
+/// not asked for their end yet.
+fn living(dir: &Path) -> io::Result<Option<(Pid, OwnedFd)>> {
+    let list = match std::fs::read_to_string(dir.join("cgroup.procs")) {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    match poll(&mut fds, Some(&limit))? {
-        0 => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "a process of it does not end",
-        )),
-        _ => Ok(()),
+    let numbers = list.lines().filter_map(|line| line.parse().ok());
+    for pid in numbers.filter_map(Pid::from_raw) {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) if !has_ended(&pidfd, &Timespec::default())? => {
+                return Ok(Some((pid, pidfd)));
+            }
+            Ok(_) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(None)
+}
+
+/// Waits for the end of a process, but not longer than that.
+fn has_ended(pidfd: &OwnedFd, limit: &Timespec) -> io::Result<bool> {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    Ok(poll(&mut fds, Some(limit))? > 0)
 }
 
 /// A spec's path as one below a hierarchy's root.
@@ -280,6 +293,20 @@ mod tests {
             assert!(path(wrong).is_err(), "{wrong}");
         }
         assert!(path(&"a/".repeat(40)).is_err());
+    }
+
+    #[test]
+    fn who_has_ended_is_not_waited_for() {
+        let name = format!("bulkhead-test-ended-{}", std::process::id());
+        let group = Cgroup::of(&name).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        for (hierarchy, dir) in group.dirs() {
+            hierarchy.make(&group.path).unwrap();
+            // Nothing is wrong when it was faster than this.
+            let _ = std::fs::write(dir.join("cgroup.procs"), child.id().to_string());
+        }
+        group.remove().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, RunPodSandboxRequest,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, ListPodSandboxRequest, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RunPodSandboxRequest,
 };
 use rustix::thread::LinkNameSpaceType;
 use tonic::Status;
@@ -200,6 +200,46 @@ impl Node {
         })
     }
 
+    /// Stops and removes every pod, as the kubelet does with what it finds.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn remove_all(&self) -> Result<(), Status> {
+        let mut runtime = self.runtime.clone();
+        let list = runtime.list_pod_sandbox(ListPodSandboxRequest::default());
+        for pod in list.await?.into_inner().items {
+            self.known_pod(&pod.id).remove().await?;
+        }
+        Ok(())
+    }
+
+    /// What is left of pods on the host: processes, directories, network
+    /// namespaces, control groups.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let names = |dir: &Path| -> Vec<String> {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries
+                .map(|entry| entry.path().display().to_string())
+                .collect()
+        };
+        let mut left: Vec<String> = in_cgroup(&format!("/{}", self.namespace))
+            .into_iter()
+            .chain(self.shims())
+            .map(|pid| format!("process {pid}"))
+            .collect();
+        left.extend(names(Path::new("/run/bulkhead/pods")));
+        left.extend(names(
+            &self.path().join("state/io.containerd.grpc.v1.cri/netns"),
+        ));
+        for hierarchy in names(Path::new("/sys/fs/cgroup")) {
+            let group = Path::new(&hierarchy).join(&self.namespace);
+            let below = |path: &String| Path::new(path).is_dir();
+            left.extend(names(&group).into_iter().filter(below));
+        }
+        left
+    }
+
     /// A pod that runs already.
     #[must_use]
     pub fn known_pod(&self, id: &str) -> Pod<'_> {
@@ -235,8 +275,19 @@ impl Node {
     /// Process ids of the monitors of this node's pods.
     #[must_use]
     pub fn monitors(&self) -> Vec<u32> {
+        self.children("qemu-system")
+    }
+
+    /// Process ids of the file servers of this node's pods.
+    #[must_use]
+    pub fn file_servers(&self) -> Vec<u32> {
+        self.children("bulkhead-file-server")
+    }
+
+    /// Children of the shims with a word in their arguments.
+    fn children(&self, word: &str) -> Vec<u32> {
         let shims = self.shims();
-        let children = processes(|args| args.contains("qemu-system"));
+        let children = processes(|args| args.contains(word));
         let own = |pid: &u32| parent(*pid).is_some_and(|parent| shims.contains(&parent));
         children.into_iter().filter(own).collect()
     }
@@ -246,6 +297,13 @@ impl Node {
     pub fn shims(&self) -> Vec<u32> {
         let socket = self.path().join("containerd.sock").display().to_string();
         processes(|args| args.contains("containerd-shim-") && args.contains(&socket))
+    }
+
+    /// Process id of containerd, while it runs.
+    #[must_use]
+    pub fn containerd(&self) -> Vec<u32> {
+        let own = self.containerd.as_ref().map(Child::id);
+        own.into_iter().collect()
     }
 
     /// Ends containerd as a crash does.

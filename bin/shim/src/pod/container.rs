@@ -15,9 +15,9 @@ use super::{Pod, Request};
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
 use crate::process::{Exit, Process};
-use crate::spec::{self, Adapted};
 use crate::stdio::{self, Pumps};
 use crate::{machine, rootfs};
+use bulkhead_bundle::Adapted;
 
 /// A container, or the pod itself.
 pub(crate) struct Container {
@@ -127,7 +127,7 @@ impl Pod {
     /// the pod's namespace and that of one other container alike, so that a
     /// container that wants into another's is known by being the odd one.
     fn agree_on_pids(&self, spec: &Spec) -> Outcome<()> {
-        let shares = spec::shares_pids(spec);
+        let shares = bulkhead_bundle::shares_pids(spec);
         if *self.lock().shares_pids.get_or_insert(shares) || !shares {
             return Ok(());
         }
@@ -146,8 +146,9 @@ impl Pod {
         let seccomp =
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
         let sysctls = self.lock().sysctls.clone();
-        let name = spec::container_name(&request.spec);
-        let Adapted { spec, binds } = spec::adapt(request.spec, &sysctls)?;
+        let name = bulkhead_bundle::container_name(&request.spec);
+        let Adapted { spec, binds } =
+            bulkhead_bundle::adapt(request.spec, &sysctls, std::process::id())?;
         self.agree_on_pids(&spec)?;
         let mut shared = Shared {
             pod: self,

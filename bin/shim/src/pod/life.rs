@@ -14,7 +14,6 @@ use super::{Pod, ports, status};
 use crate::failure::{Failure, Outcome};
 use crate::machine::{self, Machine};
 use crate::process::Exit;
-use crate::spec;
 
 /// How long a guest may take to write what its containers wrote to shared
 /// directories.
@@ -37,9 +36,9 @@ impl Pod {
         let config = Loaded::read(named).map_err(wrong)?.config;
         let annotations = spec.annotations().clone().unwrap_or_default();
         let config = config.with_annotations(&annotations).map_err(wrong)?;
-        spec::refuse_host(spec)?;
+        bulkhead_bundle::refuse_host(spec)?;
         let room = self.join_cgroup(spec)?;
-        let size = spec::size(spec, &config, room)?;
+        let size = bulkhead_bundle::size(spec, &config, room)?;
         let mut machine = machine::prepare(spec, &config, &self.place, size)?;
         if let Some(reason) = machine.monitor.emulated() {
             tracing::warn!(
@@ -59,11 +58,12 @@ impl Pod {
             let mut state = self.lock();
             state.share = Some(share);
             state.size = Some(size);
-            state.kubernetes = spec::kubernetes(spec);
-            state.sysctls = spec::sysctls(spec);
+            state.kubernetes = bulkhead_bundle::kubernetes(spec);
+            state.sysctls = bulkhead_bundle::sysctls(spec);
         }
         status::serve(self);
-        let forwarding = spec::network(spec).and_then(|path| ports::forward(self, &path));
+        let forwarding =
+            bulkhead_bundle::network(spec).and_then(|path| ports::forward(self, &path));
         let pod = Arc::clone(self);
         tokio::spawn(async move {
             let mut helpers = helpers;
@@ -78,7 +78,7 @@ impl Pod {
     /// Moves this process, and with it all it starts, to where the pod is
     /// accounted for. Answers the group's memory limit, bytes.
     fn join_cgroup(&self, spec: &Spec) -> Outcome<Option<u64>> {
-        let Some(path) = spec::cgroup(spec) else {
+        let Some(path) = bulkhead_bundle::cgroup(spec) else {
             return Ok(None);
         };
         let failed = |error: CgroupError| Failure::from_error(&error);
@@ -91,12 +91,18 @@ impl Pod {
         Ok(cgroup.memory_limit())
     }
 
-    /// Goes back to where this process was started, so that the pod's group
-    /// can be removed.
+    /// Goes back to where this process was started, and removes the pod's
+    /// group.
     pub(super) fn leave_cgroup(&self) {
         let origin = self.lock().origin.take();
-        if let Some(Err(error)) = origin.as_ref().map(Origin::leave) {
-            tracing::warn!(error = bulkhead_provision::chain(&error), "left behind");
+        match origin.as_ref().map(Origin::leave) {
+            Some(Err(error)) => {
+                tracing::warn!(error = bulkhead_provision::chain(&error), "left behind");
+            }
+            Some(Ok(())) => {
+                self.place.remove_cgroup();
+            }
+            None => {}
         }
     }
 

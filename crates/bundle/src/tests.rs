@@ -1,6 +1,13 @@
 use serde_json::json;
 
+use bulkhead_config::Config;
+use bulkhead_protocol::SHARED_MEMORY;
+
 use super::*;
+use crate::adapt::process_namespace;
+use crate::size::{SANDBOX_MEMORY, SANDBOX_PERIOD, SANDBOX_QUOTA};
+
+const POD: u32 = 4711;
 
 fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
     let mut value = json!({
@@ -103,7 +110,7 @@ fn a_guest_is_told_nothing_of_its_host() {
             {"destination": "/dev/shm", "type": "bind", "source": "/s", "options": ["rbind"]},
         ]);
     });
-    let adapted = adapt(own, &HashMap::new()).unwrap();
+    let adapted = adapt(own, &HashMap::new(), POD).unwrap();
     let bind = Bind {
         mount: 1,
         source: "/h".into(),
@@ -124,13 +131,13 @@ fn devices_of_the_host_are_refused_unless_all_were_given() {
         {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}
     ]);
     let plain = spec(|value| value["linux"]["devices"] = disk.clone());
-    let text = adapt(plain, &HashMap::new()).unwrap_err().to_string();
+    let text = adapt(plain, &HashMap::new(), POD).unwrap_err().to_string();
     assert!(text.contains("/dev/sda"), "{text}");
     let privileged = spec(|value| {
         value["linux"]["devices"] = disk;
         value["linux"]["resources"] = json!({"devices": [{"allow": true, "access": "rwm"}]});
     });
-    let kept = adapt(privileged, &HashMap::new()).unwrap().spec;
+    let kept = adapt(privileged, &HashMap::new(), POD).unwrap().spec;
     let kept = kept.linux().clone().unwrap().devices().clone().unwrap();
     assert_eq!(kept.len(), 1);
 }
@@ -140,16 +147,18 @@ fn hooks_and_foreign_namespaces_are_refused() {
     let hooks = spec(|value| {
         value["hooks"] = json!({"prestart": [{"path": "/bin/true"}]});
     });
-    assert!(adapt(hooks, &HashMap::new()).is_err());
+    assert!(adapt(hooks, &HashMap::new(), POD).is_err());
     let foreign = spec(|value| {
         value["linux"]["namespaces"][0]["path"] = json!("/proc/7/ns/pid");
     });
-    let text = adapt(foreign, &HashMap::new()).unwrap_err().to_string();
+    let text = adapt(foreign, &HashMap::new(), POD)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("/proc/7/ns/pid"), "{text}");
     let shared = spec(|value| {
-        value["linux"]["namespaces"][0]["path"] = json!(pod_pids());
+        value["linux"]["namespaces"][0]["path"] = json!(process_namespace(POD));
     });
-    let adapted = adapt(shared, &HashMap::new()).unwrap().spec;
+    let adapted = adapt(shared, &HashMap::new(), POD).unwrap().spec;
     assert!(shares_pids(&adapted));
 }
 

@@ -1,0 +1,216 @@
+//! A container's spec, written for a container beside its host, as one for the
+//! guest.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use bulkhead_protocol::{SHARED_MEMORY, SHARED_PIDS};
+use oci_spec::runtime::{
+    LinuxDevice, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, Mount, Spec,
+};
+
+use crate::{Refusal, namespace, namespaces};
+
+/// A directory or file of the host a container is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Which mount of the spec, from 0.
+    pub mount: usize,
+    /// What on the host.
+    pub source: PathBuf,
+    /// The container may only read it.
+    pub read_only: bool,
+}
+
+/// A spec for the guest.
+#[derive(Debug)]
+pub struct Adapted {
+    /// As the guest is told.
+    pub spec: Spec,
+    /// What has to be shared with the guest for it.
+    pub binds: Vec<Bind>,
+}
+
+/// Does a container's adapted spec ask for the pod's process namespace?
+pub fn shares_pids(spec: &Spec) -> bool {
+    namespace(spec, LinuxNamespaceType::Pid).is_some_and(|own| own.path().is_some())
+}
+
+/// Makes a container's spec one for the guest. `sysctls` are the pod's; `pod` is
+/// the process id containerd was told of it.
+///
+/// # Errors
+/// What has no meaning in a guest.
+pub fn adapt(
+    mut spec: Spec,
+    sysctls: &HashMap<String, String>,
+    pod: u32,
+) -> Result<Adapted, Refusal> {
+    refuse_hooks(&spec)?;
+    let binds = binds(&mut spec)?;
+    let Some(mut linux) = spec.linux().clone() else {
+        return Err(Refusal::new("the spec has no `linux` part"));
+    };
+    linux.set_namespaces(Some(guest_namespaces(&spec, pod)?));
+    linux.set_devices(Some(devices(&spec)?));
+    linux.set_cgroups_path(None);
+    linux.set_intel_rdt(None);
+    // Labels of the host's security modules; they guard the host, and the
+    // guest's kernel has none.
+    linux.set_mount_label(None);
+    if !sysctls.is_empty() {
+        let mut all = sysctls.clone();
+        all.extend(linux.sysctl().clone().unwrap_or_default());
+        linux.set_sysctl(Some(all));
+    }
+    spec.set_linux(Some(linux));
+    if let Some(mut process) = spec.process().clone() {
+        process.set_apparmor_profile(None);
+        process.set_selinux_label(None);
+        spec.set_process(Some(process));
+    }
+    spec.set_annotations(None);
+    // The pod's, which the guest has.
+    spec.set_hostname(None);
+    Ok(Adapted { spec, binds })
+}
+
+fn refuse_hooks(spec: &Spec) -> Result<(), Refusal> {
+    let asked = spec.hooks().as_ref().is_some_and(|hooks| {
+        let lists = [
+            hooks.prestart().as_ref(),
+            hooks.create_runtime().as_ref(),
+            hooks.create_container().as_ref(),
+            hooks.start_container().as_ref(),
+            hooks.poststart().as_ref(),
+            hooks.poststop().as_ref(),
+        ];
+        lists.into_iter().flatten().any(|list| !list.is_empty())
+    });
+    if asked {
+        return Err(Refusal::new(
+            "the spec asks for OCI hooks, which run beside a container on its host; a container \
+             with a kernel of its own has no such place",
+        ));
+    }
+    Ok(())
+}
+
+/// Where the host has a process's process namespace. pid_namespaces(7).
+pub(crate) fn process_namespace(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/ns/pid"))
+}
+
+/// Network, IPC and host name are the guest's, shared by the pod.
+fn guest_namespaces(spec: &Spec, pod: u32) -> Result<Vec<LinuxNamespace>, Refusal> {
+    let mut kept = Vec::new();
+    for own in namespaces(spec) {
+        match (own.typ(), own.path()) {
+            (
+                LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts,
+                _,
+            ) => {}
+            // containerd means the pod by the process it was told is the pod's.
+            (LinuxNamespaceType::Pid, Some(path)) if *path == process_namespace(pod) => {
+                let mut shared = own.clone();
+                shared.set_path(Some(SHARED_PIDS.into()));
+                kept.push(shared);
+            }
+            (_, None) => kept.push(own.clone()),
+            (kind, Some(path)) => {
+                return Err(Refusal::new(format!(
+                    "the {kind} namespace `{}` of the host cannot be joined by another kernel",
+                    path.display()
+                )));
+            }
+        }
+    }
+    if namespace(spec, LinuxNamespaceType::Pid).is_none() {
+        return Err(Refusal::new(
+            "hostPID is not possible with this runtime class: the pod has a kernel of its own",
+        ));
+    }
+    Ok(kept)
+}
+
+/// Character devices every Linux has under the same numbers.
+const KNOWN_DEVICES: [(i64, i64); 10] = [
+    (1, 3),
+    (1, 5),
+    (1, 7),
+    (1, 8),
+    (1, 9),
+    (5, 0),
+    (5, 1),
+    (5, 2),
+    (10, 200),
+    (10, 229),
+];
+
+/// The devices that mean the same in the guest. A privileged container is
+/// given all of its host's, by containerd, whether it needs them or not; of
+/// any other container one that cannot be had is an error.
+fn devices(spec: &Spec) -> Result<Vec<LinuxDevice>, Refusal> {
+    let linux = spec.linux().as_ref();
+    let list = linux.and_then(|linux| linux.devices().clone());
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let rules = resources.and_then(|resources| resources.devices().as_deref());
+    let privileged = rules.unwrap_or(&[]).iter().any(|rule| {
+        rule.allow() && rule.major().is_none() && rule.access().as_deref() == Some("rwm")
+    });
+    let mut kept = Vec::new();
+    for device in list.unwrap_or_default() {
+        let character = matches!(device.typ(), LinuxDeviceType::C | LinuxDeviceType::U);
+        if character && KNOWN_DEVICES.contains(&(device.major(), device.minor())) {
+            kept.push(device);
+        } else if !privileged {
+            return Err(Refusal::new(format!(
+                "the device `{}` ({}:{}) is one of the host's, which a container with a kernel \
+                 of its own cannot open",
+                device.path().display(),
+                device.major(),
+                device.minor()
+            )));
+        }
+    }
+    Ok(kept)
+}
+
+pub(crate) fn is_bind(mount: &Mount) -> bool {
+    let options = mount.options().as_deref().unwrap_or(&[]);
+    mount.typ().as_deref() == Some("bind")
+        || options.iter().any(|word| word == "bind" || word == "rbind")
+}
+
+/// Finds the mounts of host files. /dev/shm is the guest's: shared memory
+/// cannot be shared with another kernel.
+fn binds(spec: &mut Spec) -> Result<Vec<Bind>, Refusal> {
+    let Some(mut mounts) = spec.mounts().clone() else {
+        return Ok(Vec::new());
+    };
+    let mut binds = Vec::new();
+    for (number, mount) in mounts.iter_mut().enumerate() {
+        if !is_bind(mount) {
+            continue;
+        }
+        if mount.destination() == Path::new("/dev/shm") {
+            mount.set_source(Some(SHARED_MEMORY.into()));
+            continue;
+        }
+        let source = mount.source().clone().filter(|path| path.is_absolute());
+        let source = source.ok_or_else(|| {
+            Refusal::new(format!(
+                "the mount on `{}` has no absolute source",
+                mount.destination().display()
+            ))
+        })?;
+        let options = mount.options().as_deref().unwrap_or(&[]);
+        binds.push(Bind {
+            mount: number,
+            source,
+            read_only: options.iter().any(|word| word == "ro"),
+        });
+    }
+    spec.set_mounts(Some(mounts));
+    Ok(binds)
+}

@@ -1,0 +1,71 @@
+//! How large a pod's machine is.
+
+use bulkhead_config::Config;
+use oci_spec::runtime::Spec;
+
+use crate::{MIB, Refusal, annotation};
+
+/// What the smallest machine has for its containers, MiB.
+const LEAST_ROOM_MIB: u64 = 64;
+
+/// The pod's limits as containerd tells them of the sandbox.
+pub(crate) const SANDBOX_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+pub(crate) const SANDBOX_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+pub(crate) const SANDBOX_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+
+/// How large the machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Bytes, a multiple of 1 MiB.
+    pub memory: u64,
+}
+
+/// The size the pod's limits ask for: its memory limit and what the guest
+/// itself needs; as many vCPUs as its CPU limit can fill. Never more memory
+/// than the pod's control group has `room` for, bytes, beside what the host
+/// needs to run the machine: the monitor would be killed for it.
+///
+/// # Errors
+/// When the room is too small for any machine.
+pub fn size(spec: &Spec, config: &Config, room: Option<u64>) -> Result<Size, Refusal> {
+    let number = |key: &str| annotation(spec, &[key]).and_then(|text| text.parse::<i64>().ok());
+    let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+    let memory = resources.and_then(|r| r.memory().as_ref());
+    let own_memory = memory.and_then(|memory| memory.limit());
+    let cpu = resources.and_then(|r| r.cpu().as_ref());
+    let limit = number(SANDBOX_MEMORY)
+        .filter(|bytes| *bytes > 0)
+        .or(own_memory.filter(|bytes| *bytes > 0));
+    let memory = match limit.and_then(|bytes| u64::try_from(bytes).ok()) {
+        Some(bytes) => bytes.div_ceil(MIB) + config.guest_overhead_mib,
+        None => config.memory_mib,
+    };
+    let quota = number(SANDBOX_QUOTA)
+        .or_else(|| cpu.and_then(|cpu| cpu.quota()))
+        .filter(|quota| *quota > 0);
+    let period = number(SANDBOX_PERIOD)
+        .or_else(|| cpu.and_then(|cpu| cpu.period()).map(u64::cast_signed))
+        .filter(|period| *period > 0)
+        .unwrap_or(100_000);
+    let host = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let vcpus = match quota {
+        // More than the host has would only wait for each other.
+        Some(quota) => (quota as u64).div_ceil(period as u64).clamp(1, host) as u32,
+        None => config.vcpus,
+    };
+    let least = config.guest_overhead_mib + LEAST_ROOM_MIB;
+    let room = room.map(|bytes| (bytes / MIB).saturating_sub(config.host_overhead_mib));
+    if let Some(room) = room.filter(|room| *room < least) {
+        return Err(Refusal::new(format!(
+            "the pod's control group leaves {room} MiB for the machine, which needs {least}: \
+             raise the pod's memory limit, or let the RuntimeClass declare the overhead of {} MiB",
+            config.guest_overhead_mib + config.host_overhead_mib
+        )));
+    }
+    Ok(Size {
+        vcpus,
+        memory: memory.max(least).min(room.unwrap_or(u64::MAX)) * MIB,
+    })
+}

@@ -1,0 +1,32 @@
+//! A container's spec, as a tenant's pod shaped it: what the guest is told has
+//! no path of the host's namespaces in it, and a machine is never larger than
+//! its control group has room for.
+#![no_main]
+
+use std::collections::HashMap;
+
+use bulkhead_config::Config;
+use oci_spec::runtime::Spec;
+
+const ROOM: u64 = 1 << 30;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let Ok(spec) = serde_json::from_slice::<Spec>(bytes) else {
+        return;
+    };
+    let _ = bulkhead_bundle::kind(&spec);
+    let _ = bulkhead_bundle::kubernetes(&spec);
+    let _ = bulkhead_bundle::refuse_host(&spec);
+    if let Ok(size) = bulkhead_bundle::size(&spec, &Config::default(), Some(ROOM)) {
+        assert!(size.memory < ROOM && size.vcpus > 0);
+    }
+    let _ = bulkhead_bundle::size(&spec, &Config::default(), None);
+    if let Ok(adapted) = bulkhead_bundle::adapt(spec, &HashMap::new(), 7) {
+        let linux = adapted.spec.linux().clone().unwrap_or_default();
+        for namespace in linux.namespaces().iter().flatten() {
+            let path = namespace.path().as_ref();
+            assert!(path.is_none_or(|path| path.starts_with("/run/sandbox")));
+        }
+        assert!(adapted.spec.hooks().is_none() || adapted.spec.annotations().is_none());
+    }
+});

@@ -1,0 +1,118 @@
+//! A pod's life with one process of it killed, whichever and whenever: the next
+//! pod is well and nothing is left.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bulkhead_e2e::Node;
+
+/// Kills in the walk; each is a pod of its own.
+const INJECTIONS: u64 = 40;
+
+/// A life takes about as long.
+const LIFE: u64 = 2500;
+
+/// containerd takes away what a killed shim left when it hears of it, and
+/// tells nobody when it has done so.
+const CLEANED: Duration = Duration::from_secs(5);
+
+/// How long the kubelet would at least go on asking.
+const AGAIN: Duration = Duration::from_secs(20);
+
+/// splitmix64: the walk is the same every time.
+fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Every call of a short life. What fails after a kill may fail; it has to end.
+async fn life(node: &Node, name: &str) -> Result<(), tonic::Status> {
+    let pod = node.pod_with(name, |_| ()).await?;
+    let app = pod.start_with("app", "sleep 1000", |_| ()).await?;
+    app.run(&["/bin/true"]).await?;
+    let other = pod.start_with("other", "exit 0", |_| ()).await?;
+    app.stop(0).await?;
+    app.remove().await?;
+    other.remove().await?;
+    pod.remove().await
+}
+
+/// Removes every pod as the kubelet does: again, while containerd, which hears
+/// of a death from several sides, still makes up its mind.
+async fn removed(node: &Node) -> Result<(), tonic::Status> {
+    let deadline = Instant::now() + AGAIN;
+    loop {
+        match node.remove_all().await {
+            Err(_) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What is left, once nothing more of it goes.
+async fn left_after(node: &Node, limit: Duration) -> Vec<String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = node.leftovers();
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Kills the processes of a kind; how many there were.
+fn kill(pids: &[u32]) -> usize {
+    for pid in pids {
+        let number = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a pid is none of 0");
+        // It may have ended by itself meanwhile.
+        let _ = rustix::process::kill_process(number, rustix::process::Signal::KILL);
+    }
+    pids.len()
+}
+
+#[tokio::test]
+async fn whatever_is_killed_whenever_nothing_is_left() {
+    if std::env::var("BULKHEAD_E2E_HANDLER").as_deref() == Ok("runc") {
+        return;
+    }
+    let mut node = Node::start().await;
+    let mut seed = 2026;
+    let mut hits: BTreeMap<&str, usize> = BTreeMap::new();
+    for number in 0..INJECTIONS {
+        let delay = Duration::from_millis(next(&mut seed) % LIFE);
+        let victim = ["monitor", "shim", "file server", "containerd"][(number % 4) as usize];
+        let name = format!("p{number}");
+        let killed = {
+            let blow = async {
+                tokio::time::sleep(delay).await;
+                match victim {
+                    "monitor" => kill(&node.monitors()),
+                    "shim" => kill(&node.shims()),
+                    "file server" => kill(&node.file_servers()),
+                    _ => kill(&node.containerd()),
+                }
+            };
+            let (_, killed) = tokio::join!(life(&node, &name), blow);
+            killed
+        };
+        *hits.entry(victim).or_default() += killed;
+        if victim == "containerd" {
+            node.kill_containerd();
+            node.start_containerd().await;
+        }
+        if let Err(error) = removed(&node).await {
+            panic!("{victim} killed after {delay:?}: {error}");
+        }
+        let left = left_after(&node, CLEANED).await;
+        assert!(left.is_empty(), "{victim} killed after {delay:?}: {left:?}");
+    }
+    // A walk that hit nobody has shown nothing.
+    assert!(hits.values().all(|count| *count > 0), "{hits:?}");
+    life(&node, "last").await.unwrap();
+}
