@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 31] = [
+const PACKAGES: [(&str, &str); 34] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),
@@ -28,6 +28,9 @@ const PACKAGES: [(&str, &str); 31] = [
     ("passt", "connects sandboxes to the network"),
     ("busybox-static", "the demo's and the tests' image"),
     ("umoci", "makes and unpacks images to compare with"),
+    ("attr", "the tests set extended attributes"),
+    ("libcap2-bin", "the tests set file capabilities"),
+    ("kubernetes-client", "the tests speak to their API server with kubectl"),
     ("docker-registry", "the tests pull from it"),
     ("mmdebstrap", "makes the image with real software"),
     ("openssl", "makes the tests' certificates"),

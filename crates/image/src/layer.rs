@@ -1,10 +1,14 @@
 //! A layer's tar, made an EROFS image: the rules of the OCI image layer specification, applied to
 //! a tree in memory instead of the host's filesystem.
 
+mod sparse;
+
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
-use bulkhead_erofs::{Attributes, Content, Device, Limits, NodeId, Timestamp, Writer, Xattrs};
+use bulkhead_erofs::{
+    Attributes, Content, Device, FileData, Limits, NodeId, Timestamp, Writer, Xattrs,
+};
 use tar::{Entry, EntryType};
 
 use crate::verify::Hashing;
@@ -146,7 +150,9 @@ impl<'a> Builder<'a> {
     }
 
     fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<()> {
-        let path = entry.path_bytes().into_owned();
+        let header = entry.path_bytes().into_owned();
+        let sparse = sparse::read(entry).map_err(|e| self.refuse(&header, e.to_string()))?;
+        let path = sparse.and_then(|own| own.name).unwrap_or(header);
         let parts = components(&path)
             .ok_or_else(|| self.refuse(&path, "its path leaves the root or is too deep"))?;
         let kind = entry.header().entry_type();
@@ -203,17 +209,7 @@ impl<'a> Builder<'a> {
         let content = match kind {
             EntryType::Directory => Content::Directory,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                if has_pax(entry, "GNU.sparse.major") {
-                    return Err(
-                        self.refuse(path, "it is sparse in the PAX form, which is not read yet")
-                    );
-                }
-                let size = entry.size();
-                let data = self
-                    .writer
-                    .write_file(entry, size)
-                    .map_err(|e| self.convert(e))?;
-                Content::File(data)
+                Content::File(self.file(entry, path)?)
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
@@ -230,6 +226,21 @@ impl<'a> Builder<'a> {
             .add(parent, name, attributes, content)
             .map_err(|e| self.convert(e))?;
         Ok(())
+    }
+
+    fn file<R: Read>(&mut self, entry: &mut Entry<'_, R>, path: &[u8]) -> Result<FileData> {
+        let wrong = |error: io::Error| self.refuse(path, error.to_string());
+        let data = match sparse::read(entry).map_err(wrong)? {
+            Some(sparse) => {
+                let (size, extents) = sparse.map(entry).map_err(wrong)?;
+                self.writer.write_sparse(entry, size, &extents)
+            }
+            None => {
+                let size = entry.size();
+                self.writer.write_file(entry, size)
+            }
+        };
+        data.map_err(|e| self.convert(e))
     }
 
     fn hard_link<R: Read>(
@@ -400,15 +411,6 @@ fn device<R: Read>(entry: &Entry<'_, R>) -> Device {
         major: number(entry.header().device_major()),
         minor: number(entry.header().device_minor()),
     }
-}
-
-fn has_pax<R: Read>(entry: &mut Entry<'_, R>, wanted: &str) -> bool {
-    let Ok(Some(extensions)) = entry.pax_extensions() else {
-        return false;
-    };
-    extensions
-        .flatten()
-        .any(|extension| extension.key_bytes() == wanted.as_bytes())
 }
 
 /// "1700000000.25" of a PAX header.

@@ -94,6 +94,11 @@ impl Cgroup {
         })
     }
 
+    /// Its path below the root of each hierarchy.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn dirs(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
         let dir = |hierarchy: &Hierarchy| hierarchy.mount.join(&self.path);
         self.hierarchies
