@@ -30,7 +30,10 @@ const PACKAGES: [(&str, &str); 34] = [
     ("umoci", "makes and unpacks images to compare with"),
     ("attr", "the tests set extended attributes"),
     ("libcap2-bin", "the tests set file capabilities"),
-    ("kubernetes-client", "the tests speak to their API server with kubectl"),
+    (
+        "kubernetes-client",
+        "the tests speak to their API server with kubectl",
+    ),
     ("docker-registry", "the tests pull from it"),
     ("mmdebstrap", "makes the image with real software"),
     ("openssl", "makes the tests' certificates"),
@@ -46,11 +49,14 @@ const PACKAGES: [(&str, &str); 34] = [
     ("fdisk", "checks our partition tables"),
 ];
 
+/// Packages that cannot be installed beside another maker's of the same program.
+const ELSEWHERE: [(&str, &str); 1] = [("kubernetes-client", "kubectl")];
+
 /// Installs what is missing, asking first unless told not to.
 pub(crate) fn install(yes: bool) -> Outcome {
     let missing: Vec<_> = PACKAGES
         .iter()
-        .filter(|(name, _)| !installed(name))
+        .filter(|(name, _)| !installed(name) && !had_otherwise(name))
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -91,6 +97,15 @@ fn installed(package: &str) -> bool {
         .args(["-W", "-f=${Status}", package])
         .output();
     query.is_ok_and(|output| output.stdout.ends_with(b"install ok installed"))
+}
+
+/// Is the program the package is wanted for here from somewhere else?
+fn had_otherwise(package: &str) -> bool {
+    let program = ELSEWHERE.iter().find(|(name, _)| *name == package);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    program.is_some_and(|(_, program)| {
+        std::env::split_paths(&path).any(|dir| dir.join(program).exists())
+    })
 }
 
 fn confirmed() -> Outcome<bool> {
