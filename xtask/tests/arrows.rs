@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
@@ -66,6 +66,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "bulkhead-sys",
         ],
     ),
+    ("bulkhead-apiserver", &[]),
     ("bulkhead-e2e", &[]),
     ("xtask", &["bulkhead-guest"]),
 ];
