@@ -79,9 +79,18 @@ fn write(object: &mut Value, entries: &[Entry]) {
 /// What is new or other in `new`, and what is gone.
 fn compare(old: &Value, new: &Value, place: Place<'_>) -> (Set, Set) {
     let (old, new) = (fields::leaves(old, place), fields::leaves(new, place));
+    // A map whose last field has gone is empty now, and yet nobody has set it.
+
+    let emptied = |path: &Path, value: &Value| {
+        let empty = *value == json!({}) || *value == json!([]);
+        empty
+            && old
+                .keys()
+                .any(|other| other != path && other.starts_with(path))
+    };
     let changed = new
         .iter()
-        .filter(|(path, value)| old.get(*path) != Some(*value));
+        .filter(|(path, value)| old.get(*path) != Some(*value) && !emptied(path, value));
     let gone = old.keys().filter(|path| !new.contains_key(*path));
     (
         changed.map(|(path, _)| path.clone()).collect(),
@@ -141,9 +150,7 @@ pub(crate) fn apply(
     let mut entries = read(live);
     let mut merged = live.clone();
     fields::merge(&mut merged, &applied, place);
-    for path in abandoned(&entries, &wanted, actor) {
-        fields::remove(&mut merged, &path, place);
-    }
+    abandon(&mut merged, &entries, &wanted, actor, place);
     let (changed, gone) = compare(live, &merged, place);
     let conflicts = conflicts(&entries, &changed, actor);
     if !conflicts.is_empty() && !force {
@@ -159,26 +166,27 @@ pub(crate) fn apply(
     Ok(merged)
 }
 
-/// What `actor` applied before and no longer wants, and nobody else manages.
-fn abandoned(entries: &[Entry], wanted: &Set, actor: &Actor) -> Vec<Path> {
-    let before = entries.iter().find(|entry| entry.actor.is(actor));
-    let others: BTreeSet<_> = entries
-        .iter()
-        .filter(|entry| !entry.actor.is(actor))
-        .flat_map(|entry| &entry.fields)
-        .collect();
-    let before = before.into_iter().flat_map(|entry| &entry.fields);
-    let mut gone: Vec<_> = before
-        .filter(|path| {
-            // Something below it may still be wanted, or be somebody's.
-            let kept = |other: &Path| other.starts_with(path);
-            !wanted.iter().any(kept) && !others.iter().any(|other| kept(other))
-        })
-        .cloned()
-        .collect();
+/// Removes what `actor` applied before and no longer wants, and nobody else manages.
+fn abandon(object: &mut Value, entries: &[Entry], wanted: &Set, actor: &Actor, place: Place<'_>) {
+    let (own, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.actor.is(actor));
+    let others = others.into_iter().flat_map(|entry| &entry.fields);
+    let managed: BTreeSet<_> = others.chain(wanted).collect();
+    // Something below it may be managed though it is not itself.
+    let free = |path: &[String]| !managed.iter().any(|other| other.starts_with(path));
+    let mut gone: Vec<_> = own.into_iter().flat_map(|entry| &entry.fields).collect();
+    gone.retain(|path| free(path));
     // An item goes as a whole, before what is in it.
-    gone.sort_by_key(Vec::len);
-    gone
+    gone.sort_by_key(|path| path.len());
+    for path in gone {
+        fields::remove(object, path, place);
+        for length in (1..path.len()).rev() {
+            let around = &path[..length];
+            if !free(around) || !fields::is_empty(object, around, place) {
+                break;
+            }
+            fields::remove(object, around, place);
+        }
+    }
 }
 
 fn conflicts(entries: &[Entry], changed: &Set, actor: &Actor) -> Vec<Cause> {

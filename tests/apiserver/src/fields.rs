@@ -132,7 +132,7 @@ pub(crate) fn merge(live: &mut Value, applied: &Value, place: Place<'_>) {
     }
 }
 
-/// Removes the field at `path`, and what becomes empty with it.
+/// Removes the field at `path`.
 pub(crate) fn remove(value: &mut Value, path: &[String], place: Place<'_>) {
     let Some((step, rest)) = path.split_first() else {
         return;
@@ -140,33 +140,20 @@ pub(crate) fn remove(value: &mut Value, path: &[String], place: Place<'_>) {
     match value {
         Value::Object(map) => {
             let name = step.trim_start_matches("f:");
-            let Some(below) = map.get_mut(name) else {
-                return;
-            };
-            if !rest.is_empty() {
-                remove(below, rest, place.field(name));
-            }
-            if rest.is_empty() || is_empty(below) {
+            if rest.is_empty() {
                 map.remove(name);
+            } else if let Some(below) = map.get_mut(name) {
+                remove(below, rest, place.field(name));
             }
         }
         Value::Array(list) => {
-            let keys = match place.list() {
-                List::Map(keys) => keys,
-                _ => Vec::new(),
-            };
-            let same = |item: &Value| match step.strip_prefix("v:") {
-                Some(text) => {
-                    serde_json::from_str::<Value>(text).is_ok_and(|wanted| wanted == *item)
-                }
-                None => item_step(item, &keys) == *step,
-            };
+            let keys = keys(place);
             let is_key = |field: &String| keys.iter().any(|key| *field == format!("f:{key}"));
             if rest.is_empty() {
-                list.retain(|item| !same(item));
+                list.retain(|item| !is_step(item, step, &keys));
             } else if rest.len() == 1 && is_key(&rest[0]) {
                 // An item without its key would be no item any more.
-            } else if let Some(item) = list.iter_mut().find(|item| same(item)) {
+            } else if let Some(item) = list.iter_mut().find(|item| is_step(item, step, &keys)) {
                 remove(item, rest, place.item());
             }
         }
@@ -174,11 +161,37 @@ pub(crate) fn remove(value: &mut Value, path: &[String], place: Place<'_>) {
     }
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
+/// Whether the field at `path` is a map or a list without anything in it.
+pub(crate) fn is_empty(value: &Value, path: &[String], place: Place<'_>) -> bool {
+    match (value, path.split_first()) {
+        (Value::Object(map), None) => map.is_empty(),
+        (Value::Array(list), None) => list.is_empty(),
+        (Value::Object(map), Some((step, rest))) => {
+            let name = step.trim_start_matches("f:");
+            map.get(name)
+                .is_some_and(|below| is_empty(below, rest, place.field(name)))
+        }
+        (Value::Array(list), Some((step, rest))) => {
+            let keys = keys(place);
+            let item = list.iter().find(|item| is_step(item, step, &keys));
+            item.is_some_and(|item| is_empty(item, rest, place.item()))
+        }
         _ => false,
+    }
+}
+
+fn keys(place: Place<'_>) -> Vec<String> {
+    match place.list() {
+        List::Map(keys) => keys,
+        _ => Vec::new(),
+    }
+}
+
+/// Whether an item is the one a step leads to.
+fn is_step(item: &Value, step: &str, keys: &[String]) -> bool {
+    match step.strip_prefix("v:") {
+        Some(text) => serde_json::from_str::<Value>(text).is_ok_and(|wanted| wanted == *item),
+        None => item_step(item, keys) == step,
     }
 }
 
