@@ -1,3 +1,8 @@
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "values written in place read better"
+)]
+
 use serde_json::json;
 
 use crate::schema::Schema;

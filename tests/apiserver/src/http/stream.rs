@@ -52,7 +52,11 @@ pub(super) fn watch(
             };
             tokio::spawn(run.run(events));
             let lines = stream::unfold(receiver, |mut receiver| async move {
-                let line = receiver.recv().await?;
+                let line: Line = receiver.recv().await?;
+                if line.is_err() {
+                    // What came before it is written out while this waits.
+                    tokio::task::yield_now().await;
+                }
                 Some((line, receiver))
             });
             built(200, BodyExt::boxed(StreamBody::new(lines)))
