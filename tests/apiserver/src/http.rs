@@ -31,6 +31,8 @@ const BODY: usize = 3 << 20;
 
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// A request, read whole.
 struct Call {
     method: Method,
@@ -39,6 +41,16 @@ struct Call {
     raw_query: String,
     body: Bytes,
     user: User,
+}
+
+impl Call {
+    fn json(&self) -> Result<Value, Failure> {
+        if text(&self.headers, header::CONTENT_TYPE.as_str()).starts_with(PROTOBUF) {
+            return Err(Failure::unsupported_media(PROTOBUF));
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))
+    }
 }
 
 struct Answer {
@@ -79,14 +91,21 @@ pub(crate) async fn serve(
     };
     match Route::parse(parts.uri.path()) {
         Route::Object(place) => objects(&shared, &call, &place).await,
-        route => Ok(match described(&shared, &route) {
-            Ok(value) => answered(200, &value),
+        Route::Review { own } => Ok(match review(&shared, &call, own) {
+            Ok(value) => answered(201, &value),
             Err(failure) => refused(&failure),
         }),
+        route => {
+            let accept = text(&call.headers, header::ACCEPT.as_str());
+            Ok(match described(&shared, &route, accept) {
+                Ok(value) => answered(200, &value),
+                Err(failure) => refused(&failure),
+            })
+        }
     }
 }
 
-fn described(shared: &Shared, route: &Route) -> Result<Value, Failure> {
+fn described(shared: &Shared, route: &Route, accept: &str) -> Result<Value, Failure> {
     let cluster = shared.cluster();
     let registry = &cluster.registry;
     let found = match route {
@@ -96,11 +115,36 @@ fn described(shared: &Shared, route: &Route) -> Result<Value, Failure> {
         Route::Groups => Some(discovery::groups(registry)),
         Route::Group(name) => discovery::group(registry, name),
         Route::Kinds { group, version } => discovery::kinds(registry, group, version),
+        // It is asked for as protobuf first.
+        Route::OpenApi2 if !accept.contains("json") && !accept.contains("*/*") => {
+            return Err(Failure::not_acceptable());
+        }
         Route::OpenApi2 => Some(discovery::openapi2(registry)),
-        Route::OpenApi3 => Some(discovery::openapi3()),
-        Route::Object(_) | Route::Nothing => None,
+        Route::OpenApi3 => Some(discovery::openapi3(registry)),
+        Route::OpenApi3Of { group, version } => discovery::openapi3_of(registry, group, version),
+        Route::Object(_) | Route::Review { .. } | Route::Nothing => None,
     };
     found.ok_or_else(Failure::no_such_path)
+}
+
+/// Whether a user may do something.
+/// <https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access>
+fn review(shared: &Shared, call: &Call, own: bool) -> Result<Value, Failure> {
+    if call.method != Method::POST {
+        return Err(Failure::not_allowed());
+    }
+    let mut review = call.json()?;
+    let allowed = {
+        let spec = &review["spec"];
+        let user = match own {
+            true => call.user.clone(),
+            false => User::named(spec["user"].as_str(), object::texts(spec, &["groups"])),
+        };
+        let asked = Asked::reviewed(&spec["resourceAttributes"]);
+        shared.cluster().allows(&user, &asked)
+    };
+    review["status"] = json!({ "allowed": allowed });
+    Ok(review)
 }
 
 async fn objects(shared: &Arc<Shared>, call: &Call, place: &Place) -> io::Result<Response<Body>> {
@@ -210,14 +254,10 @@ fn act(shared: &Shared, call: &Call, verb: &str, target: &Target) -> Result<Answ
         return read(shared, call, verb, target, form);
     }
     let mut cluster = shared.cluster();
-    let body = || {
-        serde_json::from_slice::<Value>(&call.body)
-            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))
-    };
     let before = cluster.store.version();
     let written = match verb {
         "create" if target.subresource == "eviction" => {
-            let status = cluster.evict(target, &body()?, &call.query)?;
+            let status = cluster.evict(target, &call.json()?, &call.query)?;
             drop(cluster);
             shared.wake();
             return Ok(Answer {
@@ -226,12 +266,12 @@ fn act(shared: &Shared, call: &Call, verb: &str, target: &Target) -> Result<Answ
             });
         }
         "create" => cluster
-            .create(target, body()?, &call.query)
+            .create(target, call.json()?, &call.query)
             .map(|object| (201, object)),
         "update" => cluster
-            .update(target, body()?, &call.query)
+            .update(target, call.json()?, &call.query)
             .map(|object| (200, object)),
-        "patch" => patch(&mut cluster, call, target, body()?),
+        "patch" => patch(&mut cluster, call, target, call.json()?),
         _ => {
             let answer = delete(&mut cluster, call, verb, target);
             drop(cluster);
@@ -306,8 +346,7 @@ fn delete(
 ) -> Result<Answer, Failure> {
     let options: Value = match call.body.is_empty() {
         true => Value::Null,
-        false => serde_json::from_slice(&call.body)
-            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))?,
+        false => call.json()?,
     };
     let query = call.query.clone().with_delete_options(&options);
     if verb == "deletecollection" {

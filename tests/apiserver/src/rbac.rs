@@ -55,6 +55,21 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// What a review asks about.
+    pub(crate) fn reviewed(attributes: &Value) -> Asked<'_> {
+        let part = |name: &str| text(attributes, &[name]);
+        Asked {
+            verb: part("verb"),
+            group: part("group"),
+            resource: match part("subresource") {
+                "" => part("resource").to_owned(),
+                subresource => format!("{}/{subresource}", part("resource")),
+            },
+            namespace: part("namespace"),
+            name: part("name"),
+        }
+    }
+
     /// What a refusal says.
     pub(crate) fn refused(&self, user: &User) -> String {
         let scope = match self.namespace {

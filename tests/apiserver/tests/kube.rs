@@ -381,6 +381,10 @@ async fn a_reflector_survives_lost_history_and_connections() {
         nodes.delete("b", &DeleteParams::default()).await.unwrap();
         holds(&store, &mut changes, &["c"]).await;
         follow.abort();
+        // It began once, after the break again, and after the losses at least once.
+        let verbs = server.requests().into_iter().map(|request| request.verb);
+        let begun = verbs.filter(|verb| ["list", "watch"].contains(&verb.as_str()));
+        assert!(begun.count() >= 3);
     }
 }
 
@@ -477,4 +481,78 @@ async fn a_long_list_comes_in_pages_of_one_moment() {
             .await,
     );
     assert_eq!((code, &*reason), (410, "Expired"));
+}
+
+#[tokio::test]
+async fn a_status_is_applied_apart_from_the_rest() {
+    let (server, client) = server().await;
+    server.load(definition()).unwrap();
+    let boats = boats(client);
+    let params = PatchParams::apply("operator").force();
+    boats
+        .patch("a", &params, &Patch::Apply(boat(&json!({ "most": 2 }))))
+        .await
+        .unwrap();
+    let mut status = boat(&json!({ "most": 9 }));
+    status.data["status"] = json!({ "speed": 3 });
+    let after = boats
+        .patch_status("a", &params, &Patch::Apply(&status))
+        .await
+        .unwrap();
+    assert_eq!(after.data["spec"]["most"], 2);
+    assert_eq!(after.data["status"]["speed"], 3);
+    let managers: Vec<_> = after
+        .metadata
+        .managed_fields
+        .unwrap()
+        .into_iter()
+        .map(|entry| (entry.manager.unwrap(), entry.subresource))
+        .collect();
+    let wanted = [
+        ("operator".to_owned(), None),
+        ("operator".to_owned(), Some("status".to_owned())),
+    ];
+    assert_eq!(managers, wanted);
+    // Applying the rest once more leaves the status alone.
+    let again = boats
+        .patch("a", &params, &Patch::Apply(boat(&json!({ "most": 4 }))))
+        .await
+        .unwrap();
+    assert_eq!(again.data["status"]["speed"], 3);
+}
+
+#[tokio::test]
+async fn a_test_may_play_the_kubelet() {
+    let (server, client) = server().await;
+    let nodes: Api<Node> = Api::all(client);
+    nodes
+        .create(&PostParams::default(), &node("a"))
+        .await
+        .unwrap();
+    let version = nodes
+        .get("a")
+        .await
+        .unwrap()
+        .metadata
+        .resource_version
+        .unwrap();
+    server.clear_requests();
+    let ready = json!([{ "type": "Ready", "status": "True" }]);
+    server
+        .edit("", "nodes", ("", "a"), |node| {
+            node["status"] = json!({ "conditions": ready })
+        })
+        .unwrap();
+    assert_eq!(
+        server.objects("", "nodes")[0]["status"]["conditions"],
+        ready
+    );
+    assert_eq!(server.requests(), []);
+    let mut events = nodes
+        .watch(&WatchParams::default(), &version)
+        .await
+        .unwrap()
+        .boxed();
+    let event = events.try_next().await.unwrap().unwrap();
+    assert!(matches!(event, WatchEvent::Modified(_)), "{event:?}");
 }
