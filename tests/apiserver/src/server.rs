@@ -146,11 +146,12 @@ impl Server {
     }
 
     /// A kubeconfig for it, as JSON (which is YAML too); the user is an administrator, or `user`.
+    /// It impersonates: client-go sends no token without TLS.
     #[must_use]
     pub fn kubeconfig(&self, user: Option<&str>) -> String {
         let user = user.map_or_else(
             || serde_json::json!({}),
-            |name| serde_json::json!({ "token": name }),
+            |name| serde_json::json!({ "as": name }),
         );
         serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",

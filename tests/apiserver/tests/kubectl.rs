@@ -296,3 +296,18 @@ async fn a_user_is_told_what_they_may_not() {
         "{text}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubeconfig_names_the_user() {
+    let kubectl = Kubectl::new().await;
+    let path = kubectl.home.path().join("config");
+    std::fs::write(&path, kubectl.server.kubeconfig(Some("bob"))).unwrap();
+    let config = format!("--kubeconfig={}", path.display());
+    kubectl.run(&[&config, "get", "nodes"], None).await;
+    let users = kubectl
+        .server
+        .requests()
+        .into_iter()
+        .map(|request| request.user);
+    assert_eq!(users.collect::<Vec<_>>(), ["bob"]);
+}
