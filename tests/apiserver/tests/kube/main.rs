@@ -6,9 +6,10 @@ mod access;
 mod objects;
 mod watches;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_apiserver::{Fault, Options, Server};
+use bulkhead_apiserver::{Effect, Fault, Options, Server};
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::api::{
@@ -16,6 +17,7 @@ use kube::api::{
     WatchEvent, WatchParams,
 };
 use kube::core::GroupVersionKind;
+use kube::runtime::controller::{Action, Controller};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Client, Config, Error};
 use serde_json::{Value, json};

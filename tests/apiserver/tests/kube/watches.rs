@@ -152,3 +152,68 @@ async fn a_test_may_play_the_kubelet() {
     let event = events.try_next().await.unwrap().unwrap();
     assert!(matches!(event, WatchEvent::Modified(_)), "{event:?}");
 }
+
+#[tokio::test]
+async fn metadata_alone_is_watched() {
+    let (_server, client) = server().await;
+    let nodes: Api<Node> = Api::all(client);
+    nodes
+        .create(&PostParams::default(), &node("a"))
+        .await
+        .unwrap();
+    let mut seen = watcher::metadata_watcher(nodes.clone(), watcher::Config::default())
+        .applied_objects()
+        .boxed();
+    let first = seen.try_next().await.unwrap().unwrap();
+    assert_eq!(first.metadata.name.as_deref(), Some("a"));
+    nodes
+        .create(&PostParams::default(), &node("b"))
+        .await
+        .unwrap();
+    let second = seen.try_next().await.unwrap().unwrap();
+    assert_eq!(second.metadata.name.as_deref(), Some("b"));
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the node could not be labelled")]
+struct Unlabelled(#[from] Error);
+
+#[tokio::test]
+async fn a_controller_does_its_work_in_spite_of_trouble() {
+    let (server, client) = server().await;
+    let nodes: Api<Node> = Api::all(client);
+    for name in ["a", "b", "c"] {
+        nodes
+            .create(&PostParams::default(), &node(name))
+            .await
+            .unwrap();
+    }
+    server
+        .faults()
+        .add(Fault::status(500).on("patch", "nodes").times(2));
+    server
+        .faults()
+        .add(Fault::new(Effect::Disconnect).on("list", "nodes").times(1));
+    let label = |node: Arc<Node>, nodes: Arc<Api<Node>>| async move {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        let applied = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "labels": { "seen": "yes" } },
+        });
+        let params = PatchParams::apply("controller");
+        nodes.patch(&name, &params, &Patch::Apply(applied)).await?;
+        Ok::<_, Unlabelled>(Action::await_change())
+    };
+    let again =
+        |_: Arc<Node>, _: &Unlabelled, _: Arc<Api<Node>>| Action::requeue(Duration::from_millis(1));
+    let work = Controller::new(nodes.clone(), watcher::Config::default())
+        .run(label, again, Arc::new(nodes.clone()))
+        .for_each(|_| std::future::ready(()));
+    let work = tokio::spawn(work);
+    // Watching only those seen, each comes once.
+    let config = watcher::Config::default().labels("seen=yes");
+    let seen = watcher(nodes, config).default_backoff().applied_objects();
+    let three = seen.take(3).try_collect::<Vec<_>>();
+    let three = tokio::time::timeout(Duration::from_secs(60), three).await;
+    assert_eq!(three.expect("all are labelled").unwrap().len(), 3);
+    work.abort();
+}
