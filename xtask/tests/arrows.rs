@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
@@ -36,6 +36,10 @@ const ARROWS: [(&str, &[&str]); 18] = [
         ],
     ),
     (
+        "bulkhead-installer",
+        &["bulkhead-guest", "bulkhead-protocol"],
+    ),
+    (
         "bulkhead-agent",
         &["bulkhead-archive", "bulkhead-protocol", "bulkhead-sys"],
     ),
@@ -46,6 +50,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "bulkhead-guest",
             "bulkhead-hypervisor",
             "bulkhead-image",
+            "bulkhead-installer",
             "bulkhead-network",
             "bulkhead-protocol",
             "bulkhead-provision",
