@@ -10,15 +10,18 @@
 //! the machine's files elsewhere, and a test, run the same code.
 
 pub mod block;
+pub mod cri;
 pub mod handler;
 mod in_use;
 mod install;
 mod node;
 pub mod payload;
 mod places;
+pub mod preflight;
 pub mod runtime;
 pub mod seams;
 mod state;
+pub mod systemd;
 #[cfg(test)]
 #[path = "../tests/support/payload.rs"]
 mod testing;
