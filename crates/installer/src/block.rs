@@ -81,8 +81,8 @@ fn find(text: &str) -> Result<Option<Range<usize>>, BrokenBlock> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
         let after = at + line.len();
-        if line.starts_with(BEGIN) {
-            let joined = line[BEGIN.len()..].starts_with(JOINED) && at > 0;
+        if let Some(rest) = line.strip_prefix(BEGIN) {
+            let joined = rest.starts_with(JOINED) && at > 0;
             if begins.replace(at - usize::from(joined)).is_some() {
                 return Err(BrokenBlock);
             }

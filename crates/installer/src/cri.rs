@@ -8,10 +8,12 @@ use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
-    CreateContainerRequest, ImageSpec, ImageStatusRequest, ListImagesRequest,
-    ListPodSandboxRequest, PodSandboxConfig, PodSandboxFilter, PodSandboxMetadata,
-    PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StatusRequest, StopPodSandboxRequest, VersionRequest,
+    CreateContainerRequest, ImageSpec, ImageStatusRequest, LinuxContainerConfig,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
+    ListImagesRequest, ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxFilter, PodSandboxMetadata, PullImageRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StopPodSandboxRequest,
+    VersionRequest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -45,12 +47,12 @@ pub enum CriError {
         source: Reason,
     },
     /// It answered with an error.
-    #[error("the runtime could not {what}: {}", .source.message())]
+    #[error("the runtime could not {what}: {}", .status.message())]
     Call {
         /// What it was asked.
         what: &'static str,
-        /// What it answered.
-        source: Box<Status>,
+        /// What it answered, code and text.
+        status: Box<Status>,
     },
     /// The container did not stay.
     #[error("the container of the trial is not running (exit code {code}): {reason} {message}")]
@@ -70,7 +72,7 @@ pub enum CriError {
 fn failed(what: &'static str) -> impl Fn(Status) -> CriError {
     move |status| CriError::Call {
         what,
-        source: Box::new(status),
+        status: Box::new(status),
     }
 }
 
@@ -250,7 +252,23 @@ fn pod(handler: &HandlerName) -> PodSandboxConfig {
         }),
         hostname: "smoke".to_owned(),
         labels: [(LABEL.to_owned(), handler.to_string())].into(),
-        linux: Some(k8s_cri::v1::LinuxPodSandboxConfig::default()),
+        linux: Some(LinuxPodSandboxConfig {
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// As the kubelet asks for when a pod says nothing.
+fn namespaces() -> NamespaceOption {
+    NamespaceOption {
+        network: NamespaceMode::Pod.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
         ..Default::default()
     }
 }
@@ -273,7 +291,13 @@ async fn run_container(
                 image,
                 ..Default::default()
             }),
-            linux: Some(k8s_cri::v1::LinuxContainerConfig::default()),
+            linux: Some(LinuxContainerConfig {
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         sandbox_config: Some(config),

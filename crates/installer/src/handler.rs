@@ -215,9 +215,31 @@ impl Schema {
     }
 }
 
+/// How containerd is told which shim is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Naming {
+    /// `runtime_type` is the shim's path: containerd 1.6 knows `runtime_path`
+    /// and does not use it.
+    Type,
+    /// `runtime_path`, from 1.7.
+    Path,
+}
+
 /// The handlers' tables for containerd.
-pub(crate) fn containerd(handlers: &[Handler], version: &Version, schema: Schema) -> String {
+pub(crate) fn containerd(
+    handlers: &[Handler],
+    version: &Version,
+    schema: Schema,
+    naming: Naming,
+) -> String {
     let shim = places::version(version).join(places::SHIM);
+    let shim = shim.display();
+    let runtime = match naming {
+        Naming::Type => format!("runtime_type = \"{shim}\"\n"),
+        Naming::Path => {
+            format!("runtime_type = \"io.containerd.bulkhead.v2\"\nruntime_path = \"{shim}\"\n")
+        }
+    };
     let mut text = String::new();
     for handler in handlers {
         let table = format!(
@@ -227,12 +249,10 @@ pub(crate) fn containerd(handlers: &[Handler], version: &Version, schema: Schema
         );
         text.push_str(&format!(
             "[{table}]\n\
-             runtime_type = \"io.containerd.bulkhead.v2\"\n\
-             runtime_path = \"{}\"\n\
+             {runtime}\
              privileged_without_host_devices = true\n\
              [{table}.options]\n\
              ConfigPath = \"{}\"\n",
-            shim.display(),
             handler.path(version).display()
         ));
     }
@@ -317,7 +337,7 @@ mod tests {
             let handlers = [Handler::new(HandlerName::try_from(name.clone()).unwrap())];
             let version = Version::try_from("1".to_owned()).unwrap();
             for (text, path) in [
-                (containerd(&handlers, &version, Schema::Two),
+                (containerd(&handlers, &version, Schema::Two, Naming::Path),
                  ["plugins", Schema::Two.plugin(), "containerd", "runtimes"]),
                 (crio(&handlers, &version).replace("[crio.", "[x.crio."),
                  ["x", "crio", "runtime", "runtimes"]),

@@ -11,7 +11,7 @@ use crate::node::{Error, Node, Step};
 use crate::payload::Payload;
 use crate::places;
 use crate::runtime::{self, Place, Runtime};
-use crate::state::{Before, Installed, State, Undo, readable};
+use crate::state::{Before, Installed, State, Undo, readable, sweep};
 use crate::version::{Manifest, Version};
 
 /// What was asked for.
@@ -56,6 +56,7 @@ impl Node<'_> {
     }
 
     fn install_alone(&mut self, payload: &mut Payload, wish: &Wish) -> Result<Report, Error> {
+        sweep(&self.tree)?;
         self.finish(wish.place.runtime)?;
         // Refused before anything is written.
         self.rendered(wish, &payload.manifest().version)?;

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use crate::handler::{HandlerError, HandlerName};
-use crate::in_use::User;
+use crate::in_use::{self, User};
 use crate::payload::PayloadError;
 use crate::places;
 use crate::runtime::{ConfigError, Runtime};
 use crate::seams::{Reason, Smoke, Supervisor, Validator};
-use crate::state::{State, StateError, sweep};
+use crate::state::{State, StateError};
 use crate::tree::{FileError, Tree};
 use crate::version::{ManifestError, Version};
 
@@ -143,8 +143,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Pods run.
-    #[error("pods run: {}; end them, or use --force: they then lose their programs",
-            list(.0))]
+    #[error("pods run what would be removed, as processes {}; end them first", list(.0))]
     InUse(Vec<User>),
     /// Somebody stopped it here.
     #[error("stopped at {0:?}")]
@@ -217,8 +216,7 @@ impl Node<'_> {
         }
     }
 
-    /// Waits for others and takes the lock, then sweeps away what a killed
-    /// one left half made.
+    /// Waits for others and takes the lock.
     pub(crate) fn lock(&self) -> Result<Lock, Error> {
         let path = Path::new(places::LOCK);
         let failed = |source: std::io::Error| FileError {
@@ -240,7 +238,6 @@ impl Node<'_> {
                 .transpose();
             let there = there.map_err(failed)?;
             if there.is_some_and(|there| there.dev() == own.dev() && there.ino() == own.ino()) {
-                sweep(&self.tree)?;
                 return Ok(Lock(file));
             }
         }
@@ -267,15 +264,23 @@ impl Node<'_> {
         if state.undo.is_none() {
             return Ok(false);
         }
+        // A killed one's version may have been given to pods since.
+        for version in state.added() {
+            let users = in_use::users(&self.tree, &self.proc, &version)?;
+            if !users.is_empty() {
+                return Err(Error::InUse(users));
+            }
+        }
         state.undo_all(&self.tree)?;
         self.step(Step::Undone)?;
         let restart = state.restarted;
         if restart {
             self.restart(runtime)?;
         }
-        state.settle(&self.tree)?;
         if state.installed.is_none() {
             self.remove_home(state)?;
+        } else {
+            state.settle(&self.tree)?;
         }
         Ok(restart)
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::node::chain;
 use crate::places;
-use crate::runtime::{ConfigError, Place, RuntimeVersion};
+use crate::runtime::{ConfigError, Place, Runtime, RuntimeVersion};
 use crate::tree::Tree;
 
 /// Room left free beside what an installation needs, bytes.
@@ -79,32 +79,43 @@ pub fn look(
     needed: u64,
 ) -> Vec<Finding> {
     let mut found = vec![cgroups(tree), disk(tree, needed), usr(tree), selinux(tree)];
-    found.push(match place {
-        Ok(place) => runtime_of(place, runtime),
-        Err(error @ (ConfigError::None(_) | ConfigError::Several(_))) => {
-            Finding::bad("runtime", Weight::Fail, chain(error), "see there")
-        }
-        Err(ConfigError::Version(runtime)) => Finding::bad(
-            "runtime",
-            Weight::Fail,
-            format!("{runtime} does not answer, so its version is not known"),
-            "start it, or give --runtime-version",
+    let (runtime, configuration) = match place {
+        Ok(place) => (runtime_of(place, runtime), Some(takes(place))),
+        Err(error @ (ConfigError::None(_) | ConfigError::Several(_))) => (
+            Finding::bad("runtime", Weight::Fail, chain(error), "as the text says"),
+            None,
         ),
-        Err(_) => Finding::ok("runtime", "there is one"),
-    });
-    found.push(match place {
-        Ok(place) => Finding::ok(
-            "configuration",
-            format!("`{}` takes it", place.path.display()),
-        ),
-        Err(error) => Finding::bad(
-            "configuration",
-            Weight::Fail,
-            chain(error),
-            "as the text says; nothing was changed",
-        ),
-    });
+        Err(ConfigError::Version(runtime)) => (unknown(*runtime), None),
+        Err(error) => (Finding::ok("runtime", "there is one"), Some(refuses(error))),
+    };
+    found.push(runtime);
+    found.extend(configuration);
     found
+}
+
+fn takes(place: &Place) -> Finding {
+    Finding::ok(
+        "configuration",
+        format!("`{}` takes it", place.path.display()),
+    )
+}
+
+fn refuses(error: &ConfigError) -> Finding {
+    Finding::bad(
+        "configuration",
+        Weight::Fail,
+        chain(error),
+        "as the text says",
+    )
+}
+
+fn unknown(runtime: Runtime) -> Finding {
+    Finding::bad(
+        "runtime",
+        Weight::Fail,
+        format!("{runtime} does not answer, so its version is not known"),
+        "start it, or give --runtime-version",
+    )
 }
 
 fn runtime_of(place: &Place, version: Option<RuntimeVersion>) -> Finding {
@@ -185,7 +196,7 @@ fn selinux(tree: &Tree) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{self, Runtime};
+    use crate::runtime;
 
     fn look_at(dir: &Path, needed: u64) -> Vec<Finding> {
         let tree = Tree::open(dir).unwrap();

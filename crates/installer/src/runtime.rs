@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::block::{self, BrokenBlock};
-use crate::handler::{self, Handler, HandlerName, Schema};
+use crate::handler::{self, Handler, HandlerName, Naming, Schema};
 use crate::tree::{Content, FileError, Tree};
 use crate::version::Version;
 
@@ -237,9 +237,9 @@ pub enum ConfigError {
 enum Form {
     /// A marked block at the end of somebody's file; the line a new file
     /// begins with.
-    Block { schema: Schema },
+    Block { schema: Schema, naming: Naming },
     /// A file of our own; its first lines.
-    Containerd { schema: Schema },
+    Containerd { schema: Schema, naming: Naming },
     /// A file of our own, for CRI-O.
     Crio,
 }
@@ -278,15 +278,15 @@ impl Place {
     ) -> Result<String, ConfigError> {
         match &self.form {
             Form::Crio => Ok(format!("{OWN}{}", handler::crio(handlers, version))),
-            Form::Containerd { schema } => {
-                let tables = handler::containerd(handlers, version, *schema);
+            Form::Containerd { schema, naming } => {
+                let tables = handler::containerd(handlers, version, *schema, *naming);
                 Ok(format!("{OWN}version = {}\n{tables}", schema.number()))
             }
-            Form::Block { schema } => {
+            Form::Block { schema, naming } => {
                 let first = format!("version = {}\n", schema.number());
                 let text = now.unwrap_or(&first);
                 self.check_foreign(text, handlers)?;
-                let tables = handler::containerd(handlers, version, *schema);
+                let tables = handler::containerd(handlers, version, *schema, *naming);
                 let whole = block::with(text, &tables).map_err(|problem| self.broken(problem))?;
                 match whole.parse::<toml::Table>() {
                     Ok(_) => Ok(whole),
@@ -305,7 +305,7 @@ impl Place {
     /// # Errors
     /// [`ConfigError::Block`].
     pub fn take_out(&self, now: &str, was_there: bool) -> Result<Option<String>, ConfigError> {
-        let Form::Block { schema } = &self.form else {
+        let Form::Block { schema, .. } = &self.form else {
             return Ok(None);
         };
         let rest = block::without(now).map_err(|problem| self.broken(problem))?;
@@ -335,7 +335,7 @@ impl Place {
 
     /// No handler outside of our block has a name of ours.
     fn check_foreign(&self, text: &str, handlers: &[Handler]) -> Result<(), ConfigError> {
-        let Form::Block { schema } = &self.form else {
+        let Form::Block { schema, .. } = &self.form else {
             return Ok(());
         };
         let rest = block::without(text).map_err(|problem| self.broken(problem))?;
@@ -412,6 +412,7 @@ pub fn place(
     runtime: Runtime,
     version: Option<RuntimeVersion>,
 ) -> Result<Place, ConfigError> {
+    let known = || version.ok_or(ConfigError::Version(runtime));
     match runtime {
         Runtime::Crio => {
             let path = PathBuf::from("/etc/crio/crio.conf.d/50-bulkhead.conf");
@@ -423,7 +424,8 @@ pub fn place(
             })
         }
         Runtime::K0s => {
-            let version = version.ok_or(ConfigError::Version(runtime))?;
+            let version = known()?;
+            let naming = naming(version);
             let schema = if version.0 >= 2 {
                 Schema::Three
             } else {
@@ -434,12 +436,13 @@ pub fn place(
                 runtime,
                 main: path.clone(),
                 path,
-                form: Form::Containerd { schema },
+                form: Form::Containerd { schema, naming },
             })
         }
-        Runtime::K3s | Runtime::Rke2 => imported(tree, runtime),
-        Runtime::Containerd => containerd(tree, version.ok_or(ConfigError::Version(runtime))?),
+        Runtime::K3s | Runtime::Rke2 => imported(tree, runtime, version),
+        Runtime::Containerd => containerd(tree, known()?),
         Runtime::Microk8s => {
+            let naming = naming(known()?);
             let main = PathBuf::from(MICROK8S);
             let config = read(tree, &main)?
                 .map(|(text, _)| parse(&main, &text))
@@ -449,15 +452,28 @@ pub fn place(
                 runtime,
                 path: main.clone(),
                 main,
-                form: Form::Block { schema },
+                form: Form::Block { schema, naming },
             })
         }
     }
 }
 
+fn naming(version: RuntimeVersion) -> Naming {
+    if version < RuntimeVersion(1, 7) {
+        Naming::Type
+    } else {
+        Naming::Path
+    }
+}
+
 /// k3s and RKE2 write the configuration anew at each start, from a template
-/// that imports a directory.
-fn imported(tree: &Tree, runtime: Runtime) -> Result<Place, ConfigError> {
+/// that imports a directory; since they have containerd 2, which merges.
+fn imported(
+    tree: &Tree,
+    runtime: Runtime,
+    version: Option<RuntimeVersion>,
+) -> Result<Place, ConfigError> {
+    let merges = version.is_none_or(|version| version.0 >= 2);
     let dir = Path::new(runtime.trace());
     let main = dir.join("config.toml");
     let config = read(tree, &main)?
@@ -470,7 +486,7 @@ fn imported(tree: &Tree, runtime: Runtime) -> Result<Place, ConfigError> {
         "config.toml.d"
     };
     let wanted = dir.join(own).join("*.toml").display().to_string();
-    if !config.is_some_and(|config| imports(&config).contains(&wanted)) {
+    if !merges || !config.is_some_and(|config| imports(&config).contains(&wanted)) {
         return Err(ConfigError::NoImport {
             path: main,
             wanted,
@@ -482,7 +498,10 @@ fn imported(tree: &Tree, runtime: Runtime) -> Result<Place, ConfigError> {
         runtime,
         path,
         main,
-        form: Form::Containerd { schema },
+        form: Form::Containerd {
+            schema,
+            naming: Naming::Path,
+        },
     })
 }
 
@@ -497,21 +516,23 @@ fn containerd(tree: &Tree, version: RuntimeVersion) -> Result<Place, ConfigError
         Schema::Two
     };
     let schema = schema(&main, config.as_ref(), newest)?;
-    let named = config
-        .as_ref()
-        .is_some_and(|config| config.contains_key("imports"));
     let wanted = format!("{CONF_D}/*.toml");
-    let imported = config.is_some_and(|config| imports(&config).contains(&wanted));
+    // Without a configuration, containerd 2.2 and newer import this.
+    let imported = match &config {
+        Some(config) => imports(config).contains(&wanted),
+        None => version >= RuntimeVersion(2, 2),
+    };
     // containerd 1 takes the whole CRI plugin's table from the last file that
     // has one: a file of our own would throw out everybody else's settings.
-    let own_file = version.0 >= 2 && (imported || (!named && version >= RuntimeVersion(2, 2)));
+    let naming = naming(version);
+    let own_file = version.0 >= 2 && imported;
     let (path, form) = if own_file {
         (
             Path::new(CONF_D).join("50-bulkhead.toml"),
-            Form::Containerd { schema },
+            Form::Containerd { schema, naming },
         )
     } else {
-        (main.clone(), Form::Block { schema })
+        (main.clone(), Form::Block { schema, naming })
     };
     Ok(Place {
         runtime: Runtime::Containerd,

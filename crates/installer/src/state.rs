@@ -153,17 +153,25 @@ impl State {
         }
         let missing = tree.missing_dirs(Path::new(places::HOME))?;
         let outermost = missing.first().ok_or(StateError::NotOurs)?.clone();
-        let state = Self::new(missing.clone());
+        let state = Self::new(missing);
         let fresh = fresh_name(&outermost);
-        tree.remove_tree(&fresh)?;
-        let inner = Path::new(places::HOME).strip_prefix(&outermost);
-        let home = inner.map_or_else(|_| fresh.clone(), |inner| fresh.join(inner));
+        let made = state.make(tree, &fresh, &outermost);
+        if made.is_err() {
+            let _ = tree.remove_tree(&fresh);
+        }
+        made.map(|()| state)
+    }
+
+    /// `outermost` is made as `fresh` and renamed with all that is in it.
+    fn make(&self, tree: &Tree, fresh: &Path, outermost: &Path) -> Result<(), StateError> {
+        tree.remove_tree(fresh)?;
+        let inner = Path::new(places::HOME).strip_prefix(outermost);
+        let home = inner.map_or_else(|_| fresh.to_owned(), |inner| fresh.join(inner));
         let home: PathBuf = home.components().collect();
         tree.make_dirs(&home)?;
-        tree.write(&home.join("state.json"), &state.to_bytes(), root_only())?;
+        tree.write(&home.join("state.json"), &self.to_bytes(), root_only())?;
         tree.sync_dir(&home)?;
-        tree.rename(&fresh, &outermost, false)?;
-        Ok(state)
+        Ok(tree.rename(fresh, outermost, false)?)
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -182,18 +190,25 @@ impl State {
         self.write(tree)
     }
 
-    /// Undoes an incomplete change, whether it failed or was killed. The
-    /// runtime has to be restarted afterwards when `restarted` was set.
-    pub(crate) fn undo_all(&mut self, tree: &Tree) -> Result<(), StateError> {
-        let Some(steps) = self.undo.clone() else {
-            return Ok(());
-        };
+    /// Undoes an incomplete change, whether it failed or was killed. The list
+    /// stays until [`State::settle`]: undoing twice does no harm, and a full
+    /// disk may have no room for another list.
+    pub(crate) fn undo_all(&self, tree: &Tree) -> Result<(), StateError> {
         tree.remove_tree(Path::new(places::STAGE))?;
-        for step in steps.iter().rev() {
+        for step in self.undo.iter().flatten().rev() {
             undo(tree, step)?;
         }
-        self.undo = Some(Vec::new());
-        self.write(tree)
+        Ok(())
+    }
+
+    /// Versions that undoing would remove.
+    pub(crate) fn added(&self) -> Vec<Version> {
+        let steps = self.undo.iter().flatten();
+        let added = steps.filter_map(|step| match step {
+            Undo::Version(version) => Some(version.clone()),
+            _ => None,
+        });
+        added.collect()
     }
 
     /// Ends a change: nothing is to be undone any more.
@@ -234,7 +249,8 @@ pub(crate) fn sweep(tree: &Tree) -> Result<(), FileError> {
     {
         tree.remove_tree(&fresh_name(dir))?;
     }
-    tree.remove_tree(Path::new(places::LEAVING))
+    tree.remove_tree(Path::new(places::LEAVING))?;
+    tree.remove_tree(Path::new(places::STAGE))
 }
 
 fn undo(tree: &Tree, step: &Undo) -> Result<(), FileError> {

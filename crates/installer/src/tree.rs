@@ -342,6 +342,10 @@ impl Tree {
     /// # Errors
     /// What the kernel says.
     pub fn remove_tree(&self, path: &Path) -> Result<()> {
+        // On a read-only file system, removing nothing fails.
+        if self.kind(path)?.is_none() {
+            return Ok(());
+        }
         let Some((dir, name)) = present(self.parent(path)).map_err(failed(path, "removed"))? else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::in_use::{self, User};
 use crate::node::{Error, Node, Step};
 use crate::places;
-use crate::state::State;
+use crate::state::{State, sweep};
 use crate::tree::FileError;
 use crate::version::Version;
 
@@ -34,6 +34,7 @@ impl Node<'_> {
     }
 
     fn uninstall_alone(&mut self, force: bool) -> Result<Removal, Error> {
+        sweep(&self.tree)?;
         let mut removal = Removal {
             removed: false,
             orphaned: Vec::new(),

@@ -1,7 +1,11 @@
 //! A machine's life with Bulkhead: installed, changed, broken, killed, removed.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[allow(dead_code, reason = "each test file uses a part")]
 mod support;
 
+use bulkhead_installer::runtime::RuntimeVersion;
 use bulkhead_installer::{Error, Step, Verdict};
 use support::Machine;
 
@@ -269,5 +273,60 @@ fn a_killed_rollback_is_finished() {
         machine.fake.stop_at = None;
         machine.install("two").unwrap_err();
         assert_eq!(machine.snapshot(), good, "after step {at}");
+    }
+}
+
+/// A small file system at the machine's `/opt`; unmounted at the end.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    /// `None` without the right to mount.
+    fn at(machine: &Machine, options: &str) -> Option<Self> {
+        let path = machine.dir.path().join("opt");
+        let data = std::ffi::CString::new("size=256k").unwrap();
+        let flags = match options {
+            "ro" => rustix::mount::MountFlags::RDONLY,
+            _ => rustix::mount::MountFlags::empty(),
+        };
+        match rustix::mount::mount("none", &path, "tmpfs", flags, data.as_c_str()) {
+            Ok(()) => Some(Self(path)),
+            Err(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => None,
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        let _ = rustix::mount::unmount(&self.0, flags);
+    }
+}
+
+/// Needs root, as every end-to-end test does.
+#[test]
+fn a_disk_that_is_full_or_read_only_leaves_the_machine_as_it_was() {
+    for (options, reason) in [("", "No space left"), ("ro", "Read-only file system")] {
+        let mut machine = machine();
+        let Some(mount) = Mount::at(&machine, options) else {
+            eprintln!("not checked: no right to mount");
+            return;
+        };
+        let before = machine.snapshot();
+        let payload = tempfile::tempdir().unwrap();
+        support::payload::payload(payload.path(), "one");
+        std::fs::write(payload.path().join("large"), vec![0; 1 << 20]).unwrap();
+        let wish = machine.wish(Some(RuntimeVersion(1, 6))).unwrap();
+        let error = machine.install_from(payload.path(), &wish).unwrap_err();
+        let said: Vec<String> =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source())
+                .map(ToString::to_string)
+                .collect();
+        assert!(said.iter().any(|text| text.contains(reason)), "{said:?}");
+        assert!(
+            machine.snapshot() == before && machine.fake.restarts == 0,
+            "{reason}"
+        );
+        drop(mount);
     }
 }

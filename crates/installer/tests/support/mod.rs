@@ -134,7 +134,11 @@ impl Machine {
     pub(crate) fn install_as(&mut self, mark: &str, wish: &Wish) -> Result<Report, Error> {
         let dir = tempfile::tempdir().unwrap();
         payload::payload(dir.path(), mark);
-        let mut payload = Payload::directory(dir.path(), "1.0")?;
+        self.install_from(dir.path(), wish)
+    }
+
+    pub(crate) fn install_from(&mut self, dir: &Path, wish: &Wish) -> Result<Report, Error> {
+        let mut payload = Payload::directory(dir, "1.0")?;
         self.node(|node| node.install(&mut payload, wish))
     }
 
