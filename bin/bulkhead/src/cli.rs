@@ -1,5 +1,7 @@
 //! What a user can type.
 
+pub(crate) mod node;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -69,6 +71,9 @@ pub(crate) enum Command {
     /// Manage guest kernels
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Install on this machine, for containerd or CRI-O
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Can this host run containers, how fast, and what to fix
     Check(CheckOptions),
     /// Print the versions of everything involved

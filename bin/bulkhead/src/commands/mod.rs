@@ -12,6 +12,7 @@ mod image;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod node;
 mod ps;
 mod rm;
 mod run;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Events(options) => events::run(&root()?, &options),
         Command::Image(command) => image::run(&root()?, command),
         Command::Guest(command) => guest::run(command),
+        Command::Node(command) => node::run(command),
         Command::Check(options) => check::run(&options),
         Command::Version(format) => version::run(&format),
         Command::Completion { shell } => completion::run(shell),
