@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use bulkhead_guest::Sha256;
 use serde::Serialize;
 
+use crate::config::{self, Place};
 use crate::handler::{self, Handler};
 use crate::in_use;
 use crate::node::{Error, Node, Step};
 use crate::payload::Payload;
 use crate::places;
-use crate::runtime::{self, Place, Runtime};
+use crate::runtime::Runtime;
 use crate::state::{Before, Installed, State, Undo, readable, sweep};
 use crate::version::{Manifest, Version};
 
@@ -163,7 +164,7 @@ impl Node<'_> {
     /// The handlers the runtime has without those that are ours: it must have
     /// them afterwards, too.
     fn handlers_before(&mut self, state: &State, wish: &Wish) -> Result<Vec<String>, Error> {
-        let main = runtime::read(&self.tree, &wish.place.main)?;
+        let main = config::read(&self.tree, &wish.place.main)?;
         if main.is_none() {
             return Ok(Vec::new());
         }
@@ -250,7 +251,7 @@ impl Node<'_> {
         path: &Path,
         text: Option<&str>,
     ) -> Result<bool, Error> {
-        let now = runtime::read(&self.tree, path)?;
+        let now = config::read(&self.tree, path)?;
         if now.as_ref().map(|(now, _)| now.as_str()) == text {
             return Ok(false);
         }
@@ -297,7 +298,7 @@ impl Node<'_> {
 
     /// What the runtime's file has to be.
     fn rendered(&self, wish: &Wish, version: &Version) -> Result<String, Error> {
-        let now = runtime::read(&self.tree, &wish.place.path)?.map(|(text, _)| text);
+        let now = config::read(&self.tree, &wish.place.path)?.map(|(text, _)| text);
         Ok(wish.place.render(now.as_deref(), &wish.handlers, version)?)
     }
 
@@ -336,7 +337,7 @@ impl Node<'_> {
         state: &mut State,
         old: &Installed,
     ) -> Result<bool, Error> {
-        let Some((now, _)) = runtime::read(&self.tree, &old.place.path)? else {
+        let Some((now, _)) = config::read(&self.tree, &old.place.path)? else {
             return Ok(false);
         };
         let rest = old.place.take_out(&now, old.was_there)?;

@@ -10,6 +10,7 @@
 //! the machine's files elsewhere, and a test, run the same code.
 
 pub mod block;
+pub mod config;
 pub mod cri;
 pub mod handler;
 mod in_use;

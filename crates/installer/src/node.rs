@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::config::ConfigError;
 use crate::handler::{HandlerError, HandlerName};
 use crate::in_use::{self, User};
 use crate::payload::PayloadError;
 use crate::places;
-use crate::runtime::{ConfigError, Runtime};
+use crate::runtime::Runtime;
 use crate::seams::{Reason, Smoke, Supervisor, Validator};
 use crate::state::{State, StateError};
 use crate::tree::{FileError, Tree};

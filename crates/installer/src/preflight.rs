@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::config::{ConfigError, Place};
 use crate::node::chain;
 use crate::places;
-use crate::runtime::{ConfigError, Place, Runtime, RuntimeVersion};
+use crate::runtime::{Runtime, RuntimeVersion};
 use crate::tree::Tree;
 
 /// Room left free beside what an installation needs, bytes.
@@ -196,12 +197,12 @@ fn selinux(tree: &Tree) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime;
+    use crate::config;
 
     fn look_at(dir: &Path, needed: u64) -> Vec<Finding> {
         let tree = Tree::open(dir).unwrap();
-        let place = runtime::detect(&tree)
-            .and_then(|runtime| runtime::place(&tree, runtime, Some(RuntimeVersion(1, 6))));
+        let place = config::detect(&tree)
+            .and_then(|runtime| config::place(&tree, runtime, Some(RuntimeVersion(1, 6))));
         look(&tree, Some(RuntimeVersion(1, 6)), &place, needed)
     }
 
@@ -229,7 +230,7 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             let tree = Tree::open(dir.path()).unwrap();
-            let place = runtime::place(&tree, Runtime::Containerd, Some(RuntimeVersion(1, 6)));
+            let place = config::place(&tree, Runtime::Containerd, Some(RuntimeVersion(1, 6)));
             let refused = match place {
                 Ok(place) => place.render(Some(text), &[], &"1".to_owned().try_into().unwrap()),
                 Err(error) => Err(error),

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::config::Place;
 use crate::handler::HandlerName;
-use crate::runtime::{Place, Runtime};
+use crate::runtime::Runtime;
 use crate::tree::Tree;
 
 /// Most bytes of a program's complaint that are passed on.

@@ -11,9 +11,10 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use crate::block;
+use crate::config::Place;
 use crate::handler::Handler;
 use crate::places;
-use crate::runtime::{Place, Runtime};
+use crate::runtime::Runtime;
 use crate::tree::{FileError, Meta, Tree};
 use crate::version::Version;
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::config;
 use crate::in_use::{self, User};
 use crate::node::{Error, Node, Step};
 use crate::places;
@@ -92,7 +93,7 @@ impl Node<'_> {
             return Ok(());
         };
         let path = &installed.place.path;
-        let Some((now, content)) = crate::runtime::read(&self.tree, path)? else {
+        let Some((now, content)) = config::read(&self.tree, path)? else {
             return Ok(());
         };
         match installed.place.take_out(&now, installed.was_there)? {

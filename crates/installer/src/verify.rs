@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::install::Wish;
 use crate::node::{Error, Node};
 use crate::places;
-use crate::runtime;
 use crate::state::State;
 use crate::tree::Tree;
 use crate::version::{Manifest, Version};
+use crate::{config, runtime};
 
 /// The result of a verification, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -122,7 +122,7 @@ impl Node<'_> {
     /// What is wrong with the runtime's configuration.
     fn unconfigured(&mut self, wish: &Wish, version: &Version) -> Result<Option<String>, Error> {
         let path = &wish.place.path;
-        let now = runtime::read(&self.tree, path)?.map(|(text, _)| text);
+        let now = config::read(&self.tree, path)?.map(|(text, _)| text);
         let wanted = wish.place.render(now.as_deref(), &wish.handlers, version);
         match wanted {
             Err(error) => return Ok(Some(crate::node::chain(&error))),
@@ -199,7 +199,7 @@ fn drift(tree: &Tree, version: &Version, wish: &Wish) -> Result<Vec<String>, Err
     }
     for handler in &wish.handlers {
         let path = handler.path(version);
-        let now = runtime::read(tree, &path)?.map(|(text, _)| text);
+        let now = config::read(tree, &path)?.map(|(text, _)| text);
         if now != Some(handler.config(version)) {
             found.push(format!("`{}` is not as installed", path.display()));
         }

@@ -10,7 +10,8 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use bulkhead_installer::Error;
-use bulkhead_installer::runtime::{ConfigError, RuntimeVersion};
+use bulkhead_installer::config::ConfigError;
+use bulkhead_installer::runtime::RuntimeVersion;
 use support::{Machine, Snapshot};
 
 /// Each machine, and the version its runtime tells.

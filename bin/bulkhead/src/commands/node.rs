@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bulkhead_guest::Cache;
+use bulkhead_installer::config::{self, ConfigError, Place};
 use bulkhead_installer::cri::Cri;
 use bulkhead_installer::handler::{Handler, HandlerName};
 use bulkhead_installer::payload::Payload;
 use bulkhead_installer::preflight::{self, Finding, Weight};
-use bulkhead_installer::runtime::{self, ConfigError, Place, Runtime, RuntimeVersion};
+use bulkhead_installer::runtime::{Runtime, RuntimeVersion};
 use bulkhead_installer::seams::{
     NoRestart, NoValidator, OwnProgram, Script, Smoke, Supervisor, Validator,
 };
@@ -58,7 +59,7 @@ fn plan(options: &InstallOptions) -> Result<Plan, CommandError> {
     let payload = payload(options)?;
     let runtime = match options.runtime {
         Some(choice) => Ok(runtime_of(choice)),
-        None => runtime::detect(&tree),
+        None => config::detect(&tree),
     };
     let known = runtime.as_ref().ok().copied();
     let socket = socket(
@@ -75,7 +76,7 @@ fn plan(options: &InstallOptions) -> Result<Plan, CommandError> {
         })?),
         None => asked_version(&socket),
     };
-    let place = runtime.and_then(|runtime| runtime::place(&tree, runtime, version));
+    let place = runtime.and_then(|runtime| config::place(&tree, runtime, version));
     let mut findings = vec![virtualization(options.allow_emulation), monitor()];
     findings.extend(preflight::look(&tree, version, &place, payload.size()));
     Ok(Plan {

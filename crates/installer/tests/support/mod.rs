@@ -8,9 +8,10 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use bulkhead_installer::config::{self};
 use bulkhead_installer::handler::{Handler, HandlerName};
 use bulkhead_installer::payload::Payload;
-use bulkhead_installer::runtime::{self, Runtime, RuntimeVersion};
+use bulkhead_installer::runtime::{Runtime, RuntimeVersion};
 use bulkhead_installer::seams::{NoValidator, Reason, Smoke, Supervisor};
 use bulkhead_installer::tree::Tree;
 use bulkhead_installer::{Error, Node, Removal, Report, Step, Verification, Wish};
@@ -117,9 +118,9 @@ impl Machine {
     /// What the handler `kata` needs here.
     pub(crate) fn wish(&self, version: Option<RuntimeVersion>) -> Result<Wish, Error> {
         let tree = self.tree();
-        let runtime = runtime::detect(&tree)?;
+        let runtime = config::detect(&tree)?;
         let name = HandlerName::try_from("kata".to_owned())?;
-        let place = runtime::place(&tree, runtime, version)?;
+        let place = config::place(&tree, runtime, version)?;
         Ok(Wish {
             handlers: vec![Handler::new(name)],
             place,
