@@ -13,6 +13,9 @@ use crate::version::{Manifest, Version};
 /// Most arguments of a process looked at, bytes.
 const ARGUMENTS_LIMIT: usize = 4096;
 
+/// Behind the path of a file that was removed. proc_pid_exe(5).
+const DELETED: &str = " (deleted)";
+
 /// A process that runs a program of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct User {
@@ -63,11 +66,13 @@ pub(crate) fn users(tree: &Tree, proc: &Path, version: &Version) -> Result<Vec<U
         let exe = entry.path().join("exe");
         let same_file =
             std::fs::metadata(&exe).is_ok_and(|meta| files.contains(&(meta.dev(), meta.ino())));
-        let same_path = || {
+        // The path alone says nothing: a container may have the same one.
+        let replaced = || {
             let target = std::fs::read_link(&exe).unwrap_or_default();
-            roots.iter().any(|root| target.starts_with(root))
+            let gone = target.to_string_lossy().ends_with(DELETED);
+            gone && roots.iter().any(|root| target.starts_with(root))
         };
-        if same_file || same_path() {
+        if same_file || replaced() {
             found.push(User {
                 pid,
                 pod: pod(&entry.path()),

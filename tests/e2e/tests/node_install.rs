@@ -108,6 +108,49 @@ async fn a_version_whose_pods_do_not_run_is_taken_back() {
     assert_eq!(node.bulkhead("verify", &["--smoke"]).code, 0);
 }
 
+#[tokio::test]
+async fn an_installer_killed_in_the_restart_leaves_what_the_next_one_finishes() {
+    let node = Node::bare().await;
+    let before = node.files();
+    let killer = node.path().join("killer");
+    std::fs::write(&killer, "#!/bin/sh\nkill -9 $PPID\n").unwrap();
+    std::fs::set_permissions(&killer, PermissionsExt::from_mode(0o755)).unwrap();
+    let killer = killer.display().to_string();
+    let kill = |verb: &str| {
+        let answer = node.bulkhead_with(verb, &killer, &[]);
+        assert_eq!(answer.code, -1, "{answer:?}");
+        assert_eq!(node.bulkhead("verify", &[]).code, 11);
+    };
+    kill("install");
+    assert_eq!(node.bulkhead("uninstall", &[]).code, 0);
+    assert_eq!(node.files(), before);
+
+    kill("install");
+    install(&node, &[]).await;
+    assert_eq!(node.bulkhead("verify", &[]).code, 0);
+    kill("uninstall");
+    assert_eq!(node.bulkhead("uninstall", &[]).code, 0);
+    assert_eq!(node.files(), before);
+}
+
+#[tokio::test]
+async fn a_configuration_containerd_does_not_take_is_refused_before_a_restart() {
+    let node = Node::bare().await;
+    let config = node.host().join("etc/containerd/config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    // Good TOML, which containerd does not start with.
+    std::fs::write(
+        &config,
+        text.replace("[grpc]\n", "[grpc]\n  uid = \"root\"\n"),
+    )
+    .unwrap();
+    let before = node.files();
+    let refused = node.bulkhead("install", &[]);
+    assert_eq!(refused.code, 21, "{refused:?}");
+    assert!(refused.err.contains("does not take") && refused.err.contains("config.toml"));
+    assert_eq!((node.files(), node.starts()), (before, 1));
+}
+
 /// Why our part is in the main file: with containerd 1, an imported file that
 /// sets one handler throws out everything else of the CRI plugin.
 #[test]

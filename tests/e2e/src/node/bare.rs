@@ -84,6 +84,13 @@ impl Node {
     /// Runs `bulkhead node VERB` for this node.
     #[must_use]
     pub fn bulkhead(&self, verb: &str, args: &[&str]) -> Answer {
+        let restart = self.path().join("restart").display().to_string();
+        self.bulkhead_with(verb, &restart, args)
+    }
+
+    /// The same, with another program to restart containerd.
+    #[must_use]
+    pub fn bulkhead_with(&self, verb: &str, restart: &str, args: &[&str]) -> Answer {
         let mut command = Command::new(program());
         command.args(["node", verb, "--host-root"]).arg(self.host());
         command
@@ -91,9 +98,7 @@ impl Node {
             .arg(self.path().join("containerd.sock"));
         command.args(["--check-with", "containerd"]);
         if matches!(verb, "install" | "uninstall") {
-            command
-                .arg("--restart-with")
-                .arg(self.path().join("restart"));
+            command.args(["--restart-with", restart]);
         }
         if verb == "install" {
             command.args(["--allow-emulation", "--set", "accelerator=tcg"]);
