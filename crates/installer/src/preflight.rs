@@ -10,6 +10,32 @@ use crate::places;
 use crate::runtime::{Runtime, RuntimeVersion};
 use crate::tree::Tree;
 
+/// Directories of programs.
+const DIRS: [&str; 5] = [
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/libexec",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+];
+
+/// A program the shim needs: its package's name, its own names, and how to get
+/// it.
+type Wanted = (&'static str, [&'static str; 2], &'static str);
+
+const PROGRAMS: [Wanted; 2] = [
+    (
+        "qemu",
+        ["qemu-system-x86_64", "qemu-kvm"],
+        "apt install qemu-system-x86, or dnf install qemu-kvm",
+    ),
+    (
+        "e2fsprogs",
+        ["mke2fs", "mkfs.ext4"],
+        "apt install e2fsprogs, or dnf install e2fsprogs",
+    ),
+];
+
 /// Room left free beside what an installation needs, bytes.
 const SPARE: u64 = 64 << 20;
 
@@ -79,7 +105,11 @@ pub fn look(
     place: &Result<Place, ConfigError>,
     needed: u64,
 ) -> Vec<Finding> {
-    let mut found = vec![cgroups(tree), disk(tree, needed), usr(tree), selinux(tree)];
+    let mut found: Vec<Finding> = PROGRAMS
+        .iter()
+        .map(|wanted| program(tree, wanted))
+        .collect();
+    found.extend([cgroups(tree), disk(tree, needed), usr(tree), selinux(tree)]);
     let (runtime, configuration) = match place {
         Ok(place) => (runtime_of(place, runtime), Some(takes(place))),
         Err(error @ (ConfigError::None(_) | ConfigError::Several(_))) => (
@@ -129,6 +159,17 @@ fn runtime_of(place: &Place, version: Option<RuntimeVersion>) -> Finding {
 fn text(tree: &Tree, path: &str) -> Option<String> {
     let content = tree.read(Path::new(path), FILE_LIMIT).ok()??;
     Some(String::from_utf8_lossy(&content.bytes).trim().to_owned())
+}
+
+fn program(tree: &Tree, (name, names, package): &Wanted) -> Finding {
+    let paths = DIRS
+        .iter()
+        .flat_map(|dir| names.iter().map(|name| Path::new(dir).join(name)));
+    let mut there = paths.filter(|path| matches!(tree.kind(path), Ok(Some(_))));
+    match there.next() {
+        Some(path) => Finding::ok(name, format!("`{}`", path.display())),
+        None => Finding::bad(name, Weight::Fail, "not there", *package),
+    }
 }
 
 fn cgroups(tree: &Tree) -> Finding {
@@ -253,6 +294,17 @@ mod tests {
             "{disk:?}"
         );
         assert_eq!(find(&look_at(dir.path(), 0), "disk").weight, Weight::Ok);
+    }
+
+    #[test]
+    fn programs_are_looked_for_below_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("usr/libexec")).unwrap();
+        std::fs::write(dir.path().join("usr/libexec/qemu-kvm"), "").unwrap();
+        let found = look_at(dir.path(), 0);
+        assert_eq!(find(&found, "qemu").weight, Weight::Ok);
+        let missing = find(&found, "e2fsprogs").way_out.as_ref().unwrap();
+        assert!(missing.contains("apt install e2fsprogs"));
     }
 
     #[test]

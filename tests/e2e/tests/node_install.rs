@@ -1,5 +1,7 @@
 //! Bulkhead gets onto a node, stays there, and goes, by its own commands.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,38 +1,30 @@
 //! `bulkhead node`: this machine, for containerd or CRI-O.
 
+mod plan;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use bulkhead_guest::Cache;
-use bulkhead_installer::config::{self, ConfigError, Place};
 use bulkhead_installer::cri::Cri;
-use bulkhead_installer::handler::{Handler, HandlerName};
-use bulkhead_installer::payload::Payload;
-use bulkhead_installer::preflight::{self, Finding, Weight};
-use bulkhead_installer::runtime::{Runtime, RuntimeVersion};
+use bulkhead_installer::preflight::{Finding, Weight};
+use bulkhead_installer::runtime::Runtime;
 use bulkhead_installer::seams::{
     NoRestart, NoValidator, OwnProgram, Script, Smoke, Supervisor, Validator,
 };
 use bulkhead_installer::systemd::Systemd;
 use bulkhead_installer::tree::Tree;
 use bulkhead_installer::{Error, Node, Status, Step, Verdict, Wish};
-use bulkhead_provision::monitor::{self, Accelerator};
 use serde::Serialize;
 
+use self::plan::{handlers, plan, socket};
 use crate::cli::node::{
-    InstallOptions, MachineOptions, NodeCommand, RestartOptions, RuntimeChoice, StatusOptions,
-    UninstallOptions, VerifyOptions,
+    InstallOptions, MachineOptions, NodeCommand, RestartOptions, StatusOptions, UninstallOptions,
+    VerifyOptions,
 };
 use crate::cli::{Format, FormatOption};
 use crate::report::{CommandError, Outcome, chain};
 use crate::style;
-
-/// What pods ask for when nothing is said.
-const DEFAULT_HANDLER: &str = "kata";
-
-/// Most handlers.
-const HANDLER_LIMIT: usize = 32;
 
 /// Runs a node command.
 pub(super) fn run(command: NodeCommand) -> Outcome {
@@ -42,121 +34,6 @@ pub(super) fn run(command: NodeCommand) -> Outcome {
         NodeCommand::Verify(options) => verify(&options),
         NodeCommand::Uninstall(options) => uninstall(&options),
         NodeCommand::Status(options) => status(&options),
-    }
-}
-
-/// What is known before anything is done.
-struct Plan {
-    tree: Tree,
-    payload: Payload,
-    place: Result<Place, ConfigError>,
-    socket: PathBuf,
-    findings: Vec<Finding>,
-}
-
-fn plan(options: &InstallOptions) -> Result<Plan, CommandError> {
-    let tree = Tree::open(&options.machine.host_root)?;
-    let payload = payload(options)?;
-    let runtime = match options.runtime {
-        Some(choice) => Ok(runtime_of(choice)),
-        None => config::detect(&tree),
-    };
-    let known = runtime.as_ref().ok().copied();
-    let socket = socket(
-        &options.machine,
-        &tree,
-        known.unwrap_or(Runtime::Containerd),
-    );
-    let version = match &options.runtime_version {
-        Some(text) => Some(RuntimeVersion::parse(text).ok_or_else(|| {
-            CommandError::new(format!(
-                "`{}` is no version: give 1.7, or 2.1",
-                text.escape_debug()
-            ))
-        })?),
-        None => asked_version(&socket),
-    };
-    let place = runtime.and_then(|runtime| config::place(&tree, runtime, version));
-    let mut findings = vec![virtualization(options.allow_emulation), monitor()];
-    findings.extend(preflight::look(&tree, version, &place, payload.size()));
-    Ok(Plan {
-        tree,
-        payload,
-        place,
-        socket,
-        findings,
-    })
-}
-
-fn payload(options: &InstallOptions) -> Result<Payload, CommandError> {
-    let release = env!("CARGO_PKG_VERSION");
-    if let Some(dir) = &options.payload {
-        return Ok(Payload::directory(dir, release)?);
-    }
-    let own = std::env::current_exe()?;
-    let dir = own.parent().unwrap_or(Path::new("/"));
-    let cache = Cache::open(&Cache::default_root()?)?;
-    Ok(Payload::built(dir, &cache, release)?)
-}
-
-fn runtime_of(choice: RuntimeChoice) -> Runtime {
-    match choice {
-        RuntimeChoice::Containerd => Runtime::Containerd,
-        RuntimeChoice::Crio => Runtime::Crio,
-        RuntimeChoice::K3s => Runtime::K3s,
-        RuntimeChoice::Rke2 => Runtime::Rke2,
-        RuntimeChoice::K0s => Runtime::K0s,
-        RuntimeChoice::Microk8s => Runtime::Microk8s,
-    }
-}
-
-fn socket(machine: &MachineOptions, tree: &Tree, runtime: Runtime) -> PathBuf {
-    let default = || tree.outside(Path::new(runtime.socket()));
-    machine.socket.clone().unwrap_or_else(default)
-}
-
-/// What the runtime says, when it runs.
-fn asked_version(socket: &Path) -> Option<RuntimeVersion> {
-    let (_, version) = Cri::new(socket, None).ok()?.version().ok()?;
-    RuntimeVersion::parse(&version)
-}
-
-fn virtualization(allow_emulation: bool) -> Finding {
-    let name = "virtualization";
-    match monitor::probe("auto") {
-        Ok(Accelerator::Kvm { round_ns }) => Finding::ok(
-            name,
-            format!("KVM runs guests; {round_ns} ns for a round of privileged instructions"),
-        ),
-        Ok(Accelerator::Tcg { reason, .. }) => {
-            let weight = if allow_emulation {
-                Weight::Warn
-            } else {
-                Weight::Fail
-            };
-            Finding::bad(
-                name,
-                weight,
-                reason,
-                "as the text says; or --allow-emulation, which is slow",
-            )
-        }
-        Err(error) => Finding::bad(name, Weight::Fail, chain(&error), "as the text says"),
-    }
-}
-
-fn monitor() -> Finding {
-    let name = "monitor";
-    match monitor::find() {
-        Ok(program) => Finding::ok(
-            name,
-            format!(
-                "QEMU {} at {}",
-                program.version_text(),
-                program.path().display()
-            ),
-        ),
-        Err(error) => Finding::bad(name, Weight::Fail, chain(&error), "as the text says"),
     }
 }
 
@@ -226,7 +103,7 @@ fn install(options: &InstallOptions) -> Outcome {
         observer: &mut observer,
     }
     .install(&mut plan.payload, &wish)
-    .map_err(refused)?;
+    .map_err(|error| refused(&error))?;
     print(&options.machine.format, &report, |report| {
         let what = if report.changed {
             "installed"
@@ -245,52 +122,14 @@ fn install(options: &InstallOptions) -> Outcome {
 }
 
 /// An error with the exit code of its kind.
-fn refused(error: Error) -> CommandError {
-    let code = match &error {
+fn refused(error: &Error) -> CommandError {
+    let code = match error {
         Error::RolledBack { .. } => 21,
         Error::Stuck { .. } => 22,
         Error::InUse(_) => 23,
         _ => 125,
     };
-    CommandError::with_code(code, chain(&error))
-}
-
-fn handlers(options: &InstallOptions) -> Result<Vec<Handler>, CommandError> {
-    let default = [DEFAULT_HANDLER.to_owned()];
-    let names = if options.handlers.is_empty() {
-        &default[..]
-    } else {
-        &options.handlers
-    };
-    if names.len() > HANDLER_LIMIT {
-        return Err(CommandError::new(format!(
-            "more than {HANDLER_LIMIT} handlers"
-        )));
-    }
-    let mut handlers = Vec::new();
-    for name in names {
-        handlers.push(Handler::new(HandlerName::try_from(name.clone())?));
-    }
-    for setting in &options.settings {
-        let wrong = || {
-            let text = setting.escape_debug();
-            CommandError::new(format!("--set {text}: give [HANDLER:]SETTING=VALUE"))
-        };
-        let (whose, value) = setting.split_once('=').ok_or_else(wrong)?;
-        let (only, key) = match whose.split_once(':') {
-            Some((handler, key)) => (Some(handler), key),
-            None => (None, whose),
-        };
-        let wanted = |handler: &&mut Handler| only.is_none_or(|only| handler.name.as_str() == only);
-        let mut matching = handlers.iter_mut().filter(wanted).peekable();
-        if matching.peek().is_none() {
-            return Err(wrong());
-        }
-        for handler in matching {
-            handler.set(key, value)?;
-        }
-    }
-    Ok(handlers)
+    CommandError::with_code(code, chain(error))
 }
 
 fn supervisor(options: &RestartOptions, root: &Path) -> Box<dyn Supervisor> {
@@ -395,7 +234,7 @@ fn uninstall(options: &UninstallOptions) -> Outcome {
     let removal = with_node(machine, None, supervisor.as_mut(), runtime, |node| {
         node.uninstall(options.force)
     })?
-    .map_err(refused)?;
+    .map_err(|error| refused(&error))?;
     print(&machine.format, &removal, |removal| {
         let what = if removal.removed {
             "removed"

@@ -57,6 +57,12 @@ pub(super) fn configure(dir: &Path, namespace: &str) {
     for name in ["host/opt", "host/etc/containerd", "host/run/lock"] {
         std::fs::create_dir_all(dir.join(name)).unwrap();
     }
+    // What is installed beforehand, as far as its place is looked at.
+    for name in ["usr/bin/qemu-system-x86_64", "usr/sbin/mke2fs"] {
+        let path = dir.join("host").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(Path::new("/").join(name), path).unwrap();
+    }
     let config = dir.join("host/etc/containerd/config.toml");
     std::fs::write(&config, fill(CONFIG)).unwrap();
     std::fs::set_permissions(&config, PermissionsExt::from_mode(0o640)).unwrap();
