@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{self, Place};
 use crate::handler::{self, Handler};
 use crate::in_use;
-use crate::node::{Error, Node, Step};
+use crate::node::{Error, Node, Step, chain};
 use crate::payload::Payload;
 use crate::places;
 use crate::runtime::Runtime;
@@ -41,6 +41,8 @@ pub struct Report {
     pub collected: Vec<Version>,
     /// Old versions that stay because processes run them.
     pub kept: Vec<Version>,
+    /// Why old versions could not be removed.
+    pub uncollected: Option<String>,
 }
 
 impl Node<'_> {
@@ -72,7 +74,10 @@ impl Node<'_> {
             Err(stopped @ Error::Stopped(_)) => return Err(stopped),
             Err(cause) => return Err(self.roll_back(&mut state, wish, cause)),
         };
-        self.collect(&state, &mut report)?;
+        // The installation is complete, whatever becomes of old versions.
+        if let Err(error) = self.collect(&state, &mut report) {
+            report.uncollected = Some(chain(&error));
+        }
         self.step(Step::Collected)?;
         Ok(report)
     }
@@ -83,7 +88,7 @@ impl Node<'_> {
             return Ok(());
         };
         let runtime = state.runtime.unwrap_or(runtime);
-        self.undo(&mut state, runtime)?;
+        self.undo_killed(&mut state, runtime)?;
         if State::read(&self.tree)?.is_some_and(|state| state.leaving) {
             self.leave(&mut state)?;
         } else if state.installed.is_none() {
@@ -136,20 +141,23 @@ impl Node<'_> {
         }
         let tried = self.try_handlers(wish)?;
         self.step(Step::Tried)?;
-        let old = state.installed.take();
         let installed = Installed {
             version: version.clone(),
             handlers: wish.handlers.clone(),
             place: wish.place.clone(),
             was_there,
         };
-        changed |= configured || old.as_ref() != Some(&installed);
-        if let Some(old) = old.filter(|old| old.version != version) {
-            state.previous = Some(old.version);
+        changed |= configured || state.installed.as_ref() != Some(&installed);
+        // Only what is on the disk counts: a failed write is rolled back.
+        let mut next = state.clone();
+        keep_made_dirs(&mut next);
+        if let Some(old) = next.installed.replace(installed)
+            && old.version != version
+        {
+            next.previous = Some(old.version);
         }
-        state.installed = Some(installed);
-        keep_made_dirs(state);
-        state.settle(&self.tree)?;
+        next.settle(&self.tree)?;
+        *state = next;
         Ok(Report {
             version,
             previous: state.previous.clone(),
@@ -158,6 +166,7 @@ impl Node<'_> {
             tried,
             collected: Vec::new(),
             kept: Vec::new(),
+            uncollected: None,
         })
     }
 

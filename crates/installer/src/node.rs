@@ -259,20 +259,35 @@ impl Node<'_> {
             .map_err(|source| Error::Restart { runtime, source })
     }
 
-    /// Undoes a change that failed or was killed; returns whether the runtime
-    /// was restarted for it.
+    /// Undoes a change that was killed.
+    pub(crate) fn undo_killed(&mut self, state: &mut State, runtime: Runtime) -> Result<(), Error> {
+        // Its version may have been given to pods since.
+        let users = self.users_of(&state.added())?;
+        if state.installed.is_none() && !users.is_empty() {
+            return Err(Error::InUse(users));
+        }
+        self.undo(state, runtime).map(drop)
+    }
+
+    fn users_of(&self, versions: &[Version]) -> Result<Vec<User>, Error> {
+        let mut found = Vec::new();
+        for version in versions {
+            found.extend(in_use::users(&self.tree, &self.proc, version)?);
+        }
+        Ok(found)
+    }
+
+    /// Undoes a change; returns whether the runtime was restarted for it. A
+    /// version that processes run stays until none does.
     pub(crate) fn undo(&mut self, state: &mut State, runtime: Runtime) -> Result<bool, Error> {
         if state.undo.is_none() {
             return Ok(false);
         }
-        // A killed one's version may have been given to pods since.
-        for version in state.added() {
-            let users = in_use::users(&self.tree, &self.proc, &version)?;
-            if !users.is_empty() {
-                return Err(Error::InUse(users));
-            }
+        let mut kept = state.added();
+        if state.installed.is_none() || self.users_of(&kept)?.is_empty() {
+            kept.clear();
         }
-        state.undo_all(&self.tree)?;
+        state.undo_all(&self.tree, &kept)?;
         self.step(Step::Undone)?;
         let restart = state.restarted;
         if restart {

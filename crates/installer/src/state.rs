@@ -194,10 +194,14 @@ impl State {
     /// Undoes an incomplete change, whether it failed or was killed. The list
     /// stays until [`State::settle`]: undoing twice does no harm, and a full
     /// disk may have no room for another list.
-    pub(crate) fn undo_all(&self, tree: &Tree) -> Result<(), StateError> {
+    /// Versions in `kept` are not removed.
+    pub(crate) fn undo_all(&self, tree: &Tree, kept: &[Version]) -> Result<(), StateError> {
         tree.remove_tree(Path::new(places::STAGE))?;
         for step in self.undo.iter().flatten().rev() {
-            undo(tree, step)?;
+            let stays = matches!(step, Undo::Version(version) if kept.contains(version));
+            if !stays {
+                undo(tree, step)?;
+            }
         }
         Ok(())
     }
@@ -379,8 +383,8 @@ mod tests {
         state.intend(&tree, link).unwrap();
 
         let mut read = State::read(&tree).unwrap().unwrap();
-        read.undo_all(&tree).unwrap();
-        read.undo_all(&tree).unwrap();
+        read.undo_all(&tree, &[]).unwrap();
+        read.undo_all(&tree, &[]).unwrap();
         read.settle(&tree).unwrap();
         assert_eq!(
             std::fs::read_to_string(dir.path().join("etc/old")).unwrap(),

@@ -43,7 +43,7 @@ impl Node<'_> {
         if let Some(mut state) = State::read(&self.tree)? {
             removal.removed = true;
             if let Some(runtime) = state.runtime {
-                self.undo(&mut state, runtime)?;
+                self.undo_killed(&mut state, runtime)?;
             }
             removal.orphaned = self.users()?;
             if !force && !removal.orphaned.is_empty() && !state.leaving {

@@ -150,6 +150,43 @@ fn a_pod_that_does_not_run_brings_back_what_was() {
     assert_eq!(machine.verify().verdict, Verdict::Failing);
 }
 
+/// A payload whose shim runs for as long as it is told.
+fn runnable() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    support::payload::payload(dir.path(), "two");
+    std::fs::copy("/bin/sleep", dir.path().join("containerd-shim-bulkhead-v2")).unwrap();
+    dir
+}
+
+#[test]
+fn a_version_that_pods_run_outlives_going_back_and_goes_with_them() {
+    let mut machine = machine();
+    let one = machine.install("one").unwrap().version;
+    let wish = machine.wish(Some(RuntimeVersion(1, 6))).unwrap();
+    machine.fake.pods_fail = true;
+    machine.fake.pods_stay = true;
+    let error = machine.install_from(runnable().path(), &wish).unwrap_err();
+    assert!(
+        matches!(&error, Error::RolledBack { version: Some(v), .. } if *v == one),
+        "{error}"
+    );
+    machine.fake.pods_fail = false;
+    machine.fake.pods_stay = false;
+    let versions = |machine: &Machine| machine.tree().list("/opt/bulkhead/versions".as_ref());
+    assert_eq!(versions(&machine).unwrap().unwrap().len(), 2);
+    let report = machine.install("one").unwrap();
+    assert_eq!(report.kept.len(), 1);
+    assert!(matches!(machine.uninstall(), Err(Error::InUse(users)) if users.len() == 1));
+
+    for mut shim in machine.fake.shims.drain(..) {
+        shim.kill().unwrap();
+        shim.wait().unwrap();
+    }
+    let report = machine.install("one").unwrap();
+    assert_eq!(report.collected.len(), 1);
+    assert_eq!(versions(&machine).unwrap().unwrap(), [one.as_str()]);
+}
+
 #[test]
 fn undoing_that_fails_too_says_both_and_is_finished_later() {
     let mut machine = machine();

@@ -117,6 +117,9 @@ fn install(options: &InstallOptions) -> Outcome {
         for version in &report.kept {
             println!("version {version} stays: processes run it");
         }
+        if let Some(why) = &report.uncollected {
+            println!("old versions stay: {why}");
+        }
     })?;
     Ok(ExitCode::SUCCESS)
 }

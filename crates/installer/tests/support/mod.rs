@@ -23,6 +23,9 @@ pub(crate) struct Fake {
     /// Restarts that fail, from the next one on.
     pub(crate) failing_restarts: usize,
     pub(crate) pods_fail: bool,
+    /// Pods run the installed shim, and stay.
+    pub(crate) pods_stay: bool,
+    pub(crate) shims: Vec<std::process::Child>,
     pub(crate) steps: Vec<Step>,
     /// Stop at the step with this number.
     pub(crate) stop_at: Option<usize>,
@@ -41,11 +44,29 @@ impl Supervisor for Restarts<'_> {
     }
 }
 
-struct Pods(bool);
+impl Drop for Fake {
+    fn drop(&mut self) {
+        for shim in &mut self.shims {
+            let _ = shim.kill();
+            let _ = shim.wait();
+        }
+    }
+}
 
-impl Smoke for Pods {
+struct Pods<'a> {
+    fail: bool,
+    stay: bool,
+    shim: std::path::PathBuf,
+    shims: &'a mut Vec<std::process::Child>,
+}
+
+impl Smoke for Pods<'_> {
     fn run(&mut self, _: &HandlerName) -> Result<(), Reason> {
-        if self.0 {
+        if self.stay {
+            let shim = std::process::Command::new(&self.shim).arg("1000").spawn();
+            self.shims.push(shim?);
+        }
+        if self.fail {
             Err("it ends at once".into())
         } else {
             Ok(())
@@ -90,10 +111,16 @@ impl Machine {
 
     fn node<T>(&mut self, act: impl FnOnce(&mut Node<'_>) -> T) -> T {
         let tree = self.tree();
+        let shim = self
+            .dir
+            .path()
+            .join("opt/bulkhead/current/containerd-shim-bulkhead-v2");
         let Fake {
             restarts,
             failing_restarts,
             pods_fail,
+            pods_stay,
+            shims,
             steps,
             stop_at,
         } = &mut self.fake;
@@ -103,7 +130,12 @@ impl Machine {
             proc: "/proc".into(),
             supervisor: &mut Restarts(restarts, failing_restarts),
             validator: &mut NoValidator,
-            smoke: Some(&mut Pods(*pods_fail)),
+            smoke: Some(&mut Pods {
+                fail: *pods_fail,
+                stay: *pods_stay,
+                shim,
+                shims,
+            }),
             observer: &mut |step| {
                 steps.push(step);
                 if stop_at.is_some_and(|at| steps.len() > at) {
