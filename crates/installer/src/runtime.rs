@@ -128,3 +128,32 @@ impl fmt::Display for RuntimeVersion {
         write!(f, "{}.{}", self.0, self.1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_runtimes_tell_them() {
+        for (text, version) in [
+            ("1.6.20~ds1", RuntimeVersion(1, 6)),
+            ("v2.0.5-k3s1", RuntimeVersion(2, 0)),
+            ("v1.7.23+unknown", RuntimeVersion(1, 7)),
+            ("1.31", RuntimeVersion(1, 31)),
+        ] {
+            assert_eq!(RuntimeVersion::parse(text), Some(version), "{text}");
+        }
+        for text in ["", "v", "2", "x.1", "1.x", "-1.2", "99999999999.1"] {
+            assert_eq!(RuntimeVersion::parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_version_panics(text in ".*") {
+            let _ = RuntimeVersion::parse(&text);
+        }
+    }
+}

@@ -188,6 +188,31 @@ fn a_version_that_pods_run_outlives_going_back_and_goes_with_them() {
 }
 
 #[test]
+fn a_configuration_the_runtime_reads_otherwise_is_taken_back_before_a_restart() {
+    let had = || Ok(vec!["runc", "foreign"]);
+    for (after, reason) in [
+        (Ok(vec!["kata"]), "would have the handlers kata"),
+        (had(), "has to have runc, foreign, kata"),
+        (Err("line 3: no"), "line 3: no"),
+    ] {
+        let mut machine = machine();
+        let before = machine.snapshot();
+        machine.fake.readings = vec![had(), after];
+        let error = machine.install("one").unwrap_err();
+        let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+        let said: Vec<String> = chain.map(ToString::to_string).collect();
+        assert!(said.iter().any(|text| text.contains(reason)), "{said:?}");
+        assert!(machine.snapshot() == before && machine.fake.restarts == 0);
+    }
+    let mut machine = machine();
+    machine.fake.readings = vec![had(), Ok(vec!["foreign", "kata", "runc"])];
+    machine.install("one").unwrap();
+    machine.fake.readings = vec![had()];
+    let seen = machine.verify();
+    assert_eq!(seen.verdict, Verdict::Unconfigured, "{seen:?}");
+}
+
+#[test]
 fn undoing_that_fails_too_says_both_and_is_finished_later() {
     let mut machine = machine();
     let before = machine.snapshot();

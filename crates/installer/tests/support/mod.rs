@@ -8,11 +8,11 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use bulkhead_installer::config::{self};
+use bulkhead_installer::config::{self, Place};
 use bulkhead_installer::handler::{Handler, HandlerName};
 use bulkhead_installer::payload::Payload;
 use bulkhead_installer::runtime::{Runtime, RuntimeVersion};
-use bulkhead_installer::seams::{NoValidator, Reason, Smoke, Supervisor};
+use bulkhead_installer::seams::{Reason, Smoke, Supervisor, Validator};
 use bulkhead_installer::tree::Tree;
 use bulkhead_installer::{Error, Node, Removal, Report, Step, Verification, Wish};
 
@@ -27,8 +27,23 @@ pub(crate) struct Fake {
     pub(crate) pods_stay: bool,
     pub(crate) shims: Vec<std::process::Child>,
     pub(crate) steps: Vec<Step>,
+    /// What the runtime reads from its configuration, each time it is asked;
+    /// nothing: it is not asked.
+    pub(crate) readings: Vec<Result<Vec<&'static str>, &'static str>>,
     /// Stop at the step with this number.
     pub(crate) stop_at: Option<usize>,
+}
+
+struct Readings<'a>(&'a mut Vec<Result<Vec<&'static str>, &'static str>>);
+
+impl Validator for Readings<'_> {
+    fn handlers(&mut self, _: &Tree, _: &Place) -> Result<Option<Vec<String>>, Reason> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let names = self.0.remove(0)?;
+        Ok(Some(names.into_iter().map(str::to_owned).collect()))
+    }
 }
 
 struct Restarts<'a>(&'a mut usize, &'a mut usize);
@@ -122,6 +137,7 @@ impl Machine {
             pods_stay,
             shims,
             steps,
+            readings,
             stop_at,
         } = &mut self.fake;
         steps.clear();
@@ -129,7 +145,7 @@ impl Machine {
             tree,
             proc: "/proc".into(),
             supervisor: &mut Restarts(restarts, failing_restarts),
-            validator: &mut NoValidator,
+            validator: &mut Readings(readings),
             smoke: Some(&mut Pods {
                 fail: *pods_fail,
                 stay: *pods_stay,
