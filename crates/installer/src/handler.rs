@@ -251,6 +251,7 @@ pub(crate) fn containerd(
             "[{table}]\n\
              {runtime}\
              privileged_without_host_devices = true\n\
+             pod_annotations = [\"io.bulkhead.*\"]\n\
              [{table}.options]\n\
              ConfigPath = \"{}\"\n",
             handler.path(version).display()
