@@ -15,12 +15,12 @@ const FOREIGN: [&str; 3] = ["runc", "crun", "youki"];
 
 /// The settings of the shim's configuration that a handler may have. `guests`
 /// is the installer's.
-const NUMBERS: [&str; 5] = [
-    "vcpus",
-    "memory_mib",
-    "guest_overhead_mib",
-    "storage_mib",
-    "start_timeout",
+const NUMBERS: [(&str, u32, u32); 5] = [
+    ("vcpus", 1, 255),
+    ("memory_mib", 64, 1 << 24),
+    ("guest_overhead_mib", 0, 4096),
+    ("storage_mib", 16, 1 << 26),
+    ("start_timeout", 1, 3600),
 ];
 const WORDS: [(&str, &[&str]); 2] = [
     ("accelerator", &["auto", "kvm", "tcg"]),
@@ -66,7 +66,8 @@ pub enum HandlerError {
 
 fn known() -> String {
     let words = WORDS.iter().map(|(name, _)| *name);
-    words.chain(NUMBERS).collect::<Vec<_>>().join(", ")
+    let numbers = NUMBERS.iter().map(|(name, ..)| *name);
+    words.chain(numbers).collect::<Vec<_>>().join(", ")
 }
 
 impl HandlerName {
@@ -137,11 +138,14 @@ impl Handler {
             value: value.to_owned(),
             range,
         };
-        let line = if NUMBERS.contains(&setting) {
-            let number: Option<u32> = value.parse().ok();
-            number
-                .ok_or_else(|| wrong("a whole number".to_owned()))?
-                .to_string()
+        let number = NUMBERS.iter().find(|(name, ..)| *name == setting);
+        let line = if let Some((_, least, most)) = number {
+            let number = value
+                .parse()
+                .ok()
+                .filter(|number| (least..=most).contains(&number));
+            let number: u32 = number.ok_or_else(|| wrong(format!("{least} to {most}")))?;
+            number.to_string()
         } else {
             let word = WORDS.iter().find(|(name, _)| *name == setting);
             let (_, words) = word.ok_or_else(|| HandlerError::Setting(setting.to_owned()))?;
@@ -318,7 +322,13 @@ mod tests {
         let mut handler = Handler::new(HandlerName::try_from("kata".to_owned()).unwrap());
         handler.set("accelerator", "tcg").unwrap();
         handler.set("vcpus", "4").unwrap();
-        for (setting, value) in [("guests", "/x"), ("vcpus", "x"), ("accelerator", "\"\n")] {
+        for (setting, value) in [
+            ("guests", "/x"),
+            ("vcpus", "x"),
+            ("vcpus", "0"),
+            ("memory_mib", "-1"),
+            ("accelerator", "\"\n"),
+        ] {
             assert!(handler.set(setting, value).is_err());
         }
         let version = Version::try_from("1".to_owned()).unwrap();
