@@ -42,6 +42,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "bulkhead-installer",
+        &["bulkhead-config", "bulkhead-guest", "bulkhead-protocol"],
+    ),
+    (
         "bulkhead-agent",
         &["bulkhead-archive", "bulkhead-protocol", "bulkhead-sys"],
     ),
@@ -53,6 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bulkhead-guest",
             "bulkhead-hypervisor",
             "bulkhead-image",
+            "bulkhead-installer",
             "bulkhead-network",
             "bulkhead-protocol",
             "bulkhead-provision",

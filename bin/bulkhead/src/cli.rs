@@ -1,5 +1,7 @@
 //! What a user can type.
 
+pub(crate) mod node;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -78,6 +80,9 @@ pub(crate) enum Command {
     /// Check or explain the configuration of pods
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Install on this machine, for containerd or CRI-O
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Can this host run containers, how fast, and what to fix
     Check(CheckOptions),
     /// Print the versions of everything involved

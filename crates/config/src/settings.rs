@@ -109,7 +109,7 @@ pub(crate) fn named(name: &str) -> Option<&'static Setting> {
 
 impl Setting {
     /// Is this value in its range?
-    pub(crate) fn takes(&self, value: &Value) -> bool {
+    pub fn takes(&self, value: &Value) -> bool {
         match (self.range, value) {
             (Range::Words(words), Value::String(word)) => words.contains(&word.as_str()),
             (Range::Number(least, most), Value::Integer(number)) => (least..=most).contains(number),
@@ -122,11 +122,14 @@ impl Setting {
         }
     }
 
-    /// An annotation's text as a value of this setting's kind.
-    pub(crate) fn read(&self, text: &str) -> Value {
+    /// A text, of an annotation or an argument, as a value of this setting's
+    /// kind; the items of a list are between commas.
+    pub fn read(&self, text: &str) -> Value {
+        let string = |text: &str| Value::String(text.to_owned());
         match (self.range, text.parse()) {
             (Range::Number(..), Ok(number)) => Value::Integer(number),
-            _ => Value::String(text.to_owned()),
+            (Range::Settings, _) => Value::Array(text.split(',').map(string).collect()),
+            _ => string(text),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! `BULKHEAD_E2E_HANDLER=runc` runs the same pods with runc: a test that fails
 //! there expects something wrong.
 
+mod bare;
 mod forward;
 mod pod;
 
@@ -69,20 +70,38 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts containerd.
+    /// Starts containerd with the shim under test.
     pub async fn start() -> Self {
+        Self::start_with(|dir, namespace| {
+            configure(dir);
+            Some(spawn(dir, namespace))
+        })
+        .await
+    }
+
+    /// Starts containerd on a node that has nothing of Bulkhead.
+    pub async fn bare() -> Self {
+        Self::start_with(|dir, namespace| {
+            network(dir);
+            bare::configure(dir, namespace);
+            bare::restart(dir);
+            None
+        })
+        .await
+    }
+
+    async fn start_with(start: impl FnOnce(&Path, &str) -> Option<Child>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("bht{}-{number}", std::process::id());
         tool("ip", &["netns", "add", &namespace]);
         tool("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
-        configure(dir.path());
-        let containerd = spawn(dir.path(), &namespace);
+        let containerd = start(dir.path(), &namespace);
         let channel = channel(dir.path());
         let node = Self {
             dir,
             namespace,
-            containerd: Some(containerd),
+            containerd,
             runtime: RuntimeServiceClient::new(channel.clone()),
             images: ImageServiceClient::new(channel),
         };
@@ -323,8 +342,9 @@ impl Node {
         self.answers().await;
     }
 
-    /// Waits for containerd, as the kubelet does: by asking.
-    async fn answers(&self) {
+    /// Waits for containerd, as the kubelet does: by asking. The first question
+    /// after a restart also makes the connection anew.
+    pub async fn answers(&self) {
         let deadline = Instant::now() + UP;
         loop {
             let request = k8s_cri::v1::StatusRequest { verbose: false };
@@ -350,6 +370,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill_containerd();
+        bare::stop(self.path());
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
@@ -415,6 +436,11 @@ state = "{state}"
     let accelerator = std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     let settings = format!("accelerator = \"{accelerator}\"\n");
     std::fs::write(dir.join("bulkhead.toml"), settings).unwrap();
+    network(dir);
+}
+
+/// The pods' network.
+fn network(dir: &Path) {
     std::fs::create_dir(dir.join("cni")).unwrap();
     let network = serde_json::json!({
         "cniVersion": "0.4.0",

@@ -14,6 +14,7 @@ mod inspect;
 mod lifecycle;
 mod logs;
 mod monitor;
+mod node;
 mod pods;
 mod ps;
 mod rm;
@@ -56,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Pods(options) => pods::run(&options),
         Command::Monitor(options) => monitor::run(&options),
         Command::Config(command) => config::run(&command),
+        Command::Node(command) => node::run(command),
         Command::Check(options) => check::run(&options),
         Command::Version(format) => version::run(&format),
         Command::Completion { shell } => completion::run(shell),
