@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
     ("bulkhead-archive", &[]),
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
+    ("bulkhead-kataconfig", &[]),
+    ("bulkhead-rollout", &["bulkhead-kataconfig"]),
     ("bulkhead-guest", &["bulkhead-sys"]),
     ("bulkhead-network", &["bulkhead-sys"]),
     ("bulkhead-share", &["bulkhead-sys"]),

@@ -12,6 +12,7 @@
 //! they are; fields of our own stand beside them and are optional.
 
 #![expect(unreachable_pub, reason = "what derives of KubeSchema generate")]
+#![expect(clippy::duplicated_attributes, reason = "columns look alike to it")]
 
 mod config;
 mod node;
@@ -44,6 +45,13 @@ pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
 pub const FEATURE_LABEL: &str = "feature.node.kubernetes.io/runtime.kata";
 /// Taint with which new nodes may register; it goes when the node is ready.
 pub const STARTUP_TAINT: &str = "kataconfiguration.openshift.io/not-ready";
+/// Annotation of a `KataNode` whose node accepts no new pods, because it is
+/// being left: since when. Not in the spec, because an agent need not act.
+pub const WITHDRAWN_ANNOTATION: &str = "kataconfiguration.openshift.io/withdrawn-since";
+/// Label of the objects the operator made and may delete.
+pub const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_LABEL`], and the operator's field manager.
+pub const OPERATOR: &str = "bulkhead-operator";
 /// The handler of a `KataConfig` that names none.
 pub const DEFAULT_HANDLER: &str = "kata";
 

@@ -83,9 +83,6 @@ pub struct KataNodeSpec {
     /// object, so that the operator alone paces what is disturbed.
     #[serde(default)]
     pub attempt: u32,
-    /// Since when the node accepts no new pods, because it is being left.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withdrawn_since: Option<Time>,
     /// Dismantle even under running pods. Without it the agent refuses.
     #[serde(default)]
     pub force: bool,
