@@ -10,6 +10,7 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "shorter where it is called")]
 fn config(spec: serde_json::Value) -> KataConfig {
     serde_json::from_value(json!({
         "apiVersion": "kataconfiguration.openshift.io/v1",
@@ -72,8 +73,9 @@ fn every_sample_is_accepted() {
         if !text.contains("kind: KataConfig") {
             continue;
         }
-        let sample: KataConfig = serde_saphyr::from_str(&text).expect(&path.display().to_string());
-        validate_cel(&sample).expect(&path.display().to_string());
+        let sample: KataConfig =
+            serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        validate_cel(&sample).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         seen += 1;
     }
     assert!(seen >= 3, "{seen} samples");
