@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Left may depend on right, and on nothing else of the workspace.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("bulkhead-sys", &[]),
     ("bulkhead-protocol", &[]),
     ("bulkhead-hypervisor", &[]),
@@ -69,6 +69,10 @@ const ARROWS: [(&str, &[&str]); 21] = [
         ],
     ),
     ("bulkhead-apiserver", &[]),
+    (
+        "bulkhead-operator",
+        &["bulkhead-kataconfig", "bulkhead-rollout"],
+    ),
     ("bulkhead-e2e", &[]),
     ("xtask", &["bulkhead-guest"]),
 ];
