@@ -17,6 +17,7 @@ use kube::runtime::watcher::Event;
 use crate::views;
 
 /// News of one kind of object.
+#[expect(clippy::large_enum_variant, reason = "one at a time, for a moment")]
 pub(crate) enum Heard {
     Config(Event<KataConfig>),
     KataNode(Event<KataNode>),
@@ -258,3 +259,6 @@ fn lean<K: ResourceExt>(mut object: K) -> K {
     object.managed_fields_mut().clear();
     object
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bulkhead_kataconfig::OPERATOR;
 use bulkhead_rollout::{Outcome, Snapshot, plan};
 use futures_util::FutureExt;
-use futures_util::stream::{FusedStream, Stream, StreamExt};
+use futures_util::stream::{FusedStream, StreamExt};
 use jiff::Timestamp;
 use kube::{Client, Config};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
@@ -102,7 +102,7 @@ struct Control {
 impl Control {
     async fn run(
         &mut self,
-        mut heard: impl Stream<Item = Heard> + FusedStream + Unpin,
+        mut heard: impl FusedStream<Item = Heard> + Unpin,
     ) -> Result<(), Error> {
         let mut wake = None;
         loop {

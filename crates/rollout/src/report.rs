@@ -56,7 +56,7 @@ pub(crate) fn status(
     let members: Vec<_> = standings.iter().filter(|s| s.budget == want.name).collect();
     let census = census(&members);
     let says = [
-        ready(&census),
+        ready(want, &census),
         progressing(want, &census, pace),
         degraded(&census),
         blocked(index, wants, &members, owners),
@@ -163,14 +163,16 @@ const LEAVING: [State; 3] = [
     State::FailedToUninstall,
 ];
 
-fn ready(census: &Census<'_>) -> Says {
+fn ready(want: &Want<'_>, census: &Census<'_>) -> Says {
     let (done, all) = (census.of(State::Installed).len(), census.count(&WANTED));
     let (holds, reason) = match (done, all) {
+        _ if want.deleting => (false, "Deleting"),
         (0, 0) => (false, "NoNodes"),
         _ if done == all => (true, "AllNodesReady"),
         _ => (false, "NodesNotReady"),
     };
     let message = match all {
+        _ if want.deleting => "the KataConfig is being deleted".to_owned(),
         0 => "no node that can run virtual machines is selected".to_owned(),
         _ => format!("{done} of {all} nodes are ready"),
     };
@@ -241,6 +243,10 @@ fn degraded(census: &Census<'_>) -> Says {
             told(census.orphaned.iter().copied())
         ));
     }
+    let holds = !parts.is_empty();
+    if !holds {
+        parts.push("no node failed, none is unreachable".to_owned());
+    }
     let reason = match (failed.is_empty(), census.orphaned.is_empty()) {
         (false, _) => "NodesFailed",
         (true, false) => "NodesUnreachable",
@@ -248,7 +254,7 @@ fn degraded(census: &Census<'_>) -> Says {
     };
     Says {
         kind: "Degraded",
-        holds: !parts.is_empty(),
+        holds,
         reason,
         message: parts.join("; "),
     }
@@ -310,7 +316,7 @@ fn blocked(
         kind,
         holds: false,
         reason: "NotBlocked",
-        message: String::new(),
+        message: "nothing stands in the way".into(),
     }
 }
 
@@ -339,7 +345,7 @@ fn upgrade(want: &Want<'_>, snapshot: &Snapshot) -> Says {
             kind,
             holds: false,
             reason: "UpToDate",
-            message: String::new(),
+            message: "the channel offers nothing else".into(),
         },
     }
 }
@@ -347,11 +353,16 @@ fn upgrade(want: &Want<'_>, snapshot: &Snapshot) -> Says {
 /// The OSC operator's only condition, in its words.
 fn in_progress(want: &Want<'_>, says: &[Says; 5]) -> Says {
     let [_, progressing, degraded, blocked, _] = says;
-    let first = want
+    // The first installation is one until it is over.
+    let before = want
         .config
         .status
-        .as_ref()
-        .is_none_or(|status| status.runtime_classes.is_empty());
+        .iter()
+        .flat_map(|status| &status.conditions);
+    let before = before
+        .into_iter()
+        .find(|condition| condition.type_ == "InProgress");
+    let first = before.is_none_or(|before| before.reason == "Installing");
     let (holds, reason) = match () {
         () if blocked.holds && blocked.reason == "BlockedByExistingKataPods" => {
             (false, "BlockedByExistingKataPods")
