@@ -250,3 +250,30 @@ async fn what_is_not_provided_is_answered_on_the_object() {
         .unwrap();
     assert!(kata_nodes.items.is_empty());
 }
+
+/// Prints what a thousand nodes cost: `cargo test -p bulkhead-operator --test
+/// life -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn a_thousand_nodes_cost() {
+    let mut stage = Stage::new(1000).await;
+    let mut config = sample("samples/kataconfig.yaml");
+    config.spec.rollout.max_unavailable =
+        k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String("10%".into());
+    let begun = std::time::Instant::now();
+    stage.start();
+    stage.apply(&config).await;
+    stage.ready().await;
+    println!("ready after {:.1?}", begun.elapsed());
+    println!("{}", stage.memory());
+    let requests = || {
+        let all = stage.server.requests().into_iter();
+        let all: Vec<_> = all.filter(|request| request.user == USER).collect();
+        all
+    };
+    println!("requests of the operator: {}", requests().len());
+    stage.server.clear_requests();
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    let idle = requests();
+    println!("requests in a minute at rest: {} {idle:?}", idle.len());
+}

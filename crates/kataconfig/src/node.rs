@@ -83,6 +83,9 @@ pub struct KataNodeSpec {
     /// object, so that the operator alone paces what is disturbed.
     #[serde(default)]
     pub attempt: u32,
+    /// When this was ordered, to notice a node that never answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered_at: Option<Time>,
     /// Dismantle even under running pods. Without it the agent refuses.
     #[serde(default)]
     pub force: bool,

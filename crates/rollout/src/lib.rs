@@ -31,6 +31,10 @@ use std::time::Duration;
 /// How long a node may be unreachable before nothing waits for it any more.
 pub const ORPHANED_AFTER: Duration = Duration::from_secs(600);
 
+/// How long a node may take for an order before it counts as failed. Its place
+/// in the budget stays taken, because nobody knows what it does.
+pub const STALLED_AFTER: Duration = Duration::from_secs(1800);
+
 /// Names told in a condition's message or in a list of pods.
 const NAMES_TOLD: usize = 5;
 

@@ -45,6 +45,7 @@ pub(crate) fn pace<'a>(
         for member in members {
             let times = [
                 orphaned_at(member.node),
+                member.stalls_at(),
                 member.due.filter(|_| member.order.is_some()),
             ];
             for at in times.into_iter().flatten() {
@@ -186,7 +187,7 @@ fn stopped(want: &Want<'_>, members: &[&Standing<'_>], now: Timestamp) -> Option
     }
     let failed = members
         .iter()
-        .filter(|member| member.state == State::FailedToInstall);
+        .filter(|member| member.state == State::FailedToInstall || member.stalled(now));
     let failed: Vec<_> = failed.map(|member| member.name).collect();
     let limit = usize::try_from(rollout.max_failures).unwrap_or(usize::MAX);
     (rollout.pause_on_failure && failed.len() >= limit).then(|| Stop {

@@ -2,6 +2,7 @@
 
 use bulkhead_kataconfig::{Action, FINALIZER, KataConfigStatus, KataNodeSpec, PlanAction};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::classes::{Classes, classes};
 use crate::labels::{Labels, labels, stale};
@@ -125,7 +126,7 @@ pub fn plan(snapshot: &Snapshot) -> Outcome {
     prepare(&mut steps, &wants, &standings, snapshot.now);
     relabel(&mut steps, snapshot, &wants, &standings);
     offer(&mut steps, classes);
-    start(&mut steps, &standings, &pace);
+    start(&mut steps, &standings, &pace, snapshot.now);
     let_go(&mut steps, &standings);
     for (index, want) in wants.iter().enumerate() {
         let (status, notices) = status(index, &wants, &standings, &owners, &pace, snapshot);
@@ -259,7 +260,7 @@ fn offer(steps: &mut Vec<Step>, classes: Classes) {
     steps.extend(delete.map(|name| Change::DeleteClass { name }.into()));
 }
 
-fn start(steps: &mut Vec<Step>, standings: &[Standing<'_>], pace: &Pace<'_>) {
+fn start(steps: &mut Vec<Step>, standings: &[Standing<'_>], pace: &Pace<'_>, now: Timestamp) {
     let starts = standings
         .iter()
         .filter(|standing| pace.starts.contains(standing.name));
@@ -286,8 +287,12 @@ fn start(steps: &mut Vec<Step>, standings: &[Standing<'_>], pace: &Pace<'_>) {
         let mark = standing
             .withdrawn_since()
             .filter(|_| order.action == Action::Uninstall);
+        let ordered = KataNodeSpec {
+            ordered_at: Some(Time(now)),
+            ..order.clone()
+        };
         steps.push(Step {
-            change: apply(standing, order.clone(), mark),
+            change: apply(standing, ordered, mark),
             notices: vec![notice],
         });
     }

@@ -55,10 +55,12 @@ pub(crate) fn status(
     let want = &wants[index];
     let members: Vec<_> = standings.iter().filter(|s| s.budget == want.name).collect();
     let census = census(&members);
+    let stalled = members.iter().filter(|member| member.stalled(snapshot.now));
+    let stalled: Vec<_> = stalled.map(|member| member.name).collect();
     let says = [
         ready(want, &census),
         progressing(want, &census, pace),
-        degraded(&census),
+        degraded(&census, &stalled),
         blocked(index, wants, &members, owners),
         upgrade(want, snapshot),
     ];
@@ -226,7 +228,7 @@ fn progressing(want: &Want<'_>, census: &Census<'_>, pace: &Pace<'_>) -> Says {
     }
 }
 
-fn degraded(census: &Census<'_>) -> Says {
+fn degraded(census: &Census<'_>, stalled: &[&str]) -> Says {
     let failed = [State::FailedToInstall, State::FailedToUninstall];
     let failed = failed.iter().flat_map(|state| census.of(*state)).copied();
     let failed: Vec<_> = failed.collect();
@@ -243,14 +245,25 @@ fn degraded(census: &Census<'_>) -> Says {
             told(census.orphaned.iter().copied())
         ));
     }
+    if !stalled.is_empty() {
+        parts.push(format!(
+            "no answer for half an hour, see the agents' logs: {}",
+            told(stalled.iter().copied())
+        ));
+    }
     let holds = !parts.is_empty();
     if !holds {
         parts.push("no node failed, none is unreachable".to_owned());
     }
-    let reason = match (failed.is_empty(), census.orphaned.is_empty()) {
-        (false, _) => "NodesFailed",
-        (true, false) => "NodesUnreachable",
-        (true, true) => "AsExpected",
+    let reason = match (
+        failed.is_empty(),
+        stalled.is_empty(),
+        census.orphaned.is_empty(),
+    ) {
+        (false, ..) => "NodesFailed",
+        (true, false, _) => "NodesStalled",
+        (true, true, false) => "NodesUnreachable",
+        (true, true, true) => "AsExpected",
     };
     Says {
         kind: "Degraded",

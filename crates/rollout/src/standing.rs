@@ -9,9 +9,9 @@ use bulkhead_kataconfig::{
 };
 use jiff::Timestamp;
 
-use crate::ORPHANED_AFTER;
 use crate::snapshot::{NodeView, PodView, Snapshot};
 use crate::want::{Owners, Want};
+use crate::{ORPHANED_AFTER, STALLED_AFTER};
 
 /// First pause before a failed try is made again; it doubles five times.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -108,6 +108,20 @@ impl Standing<'_> {
     pub(crate) fn withdrawn_since(&self) -> Option<Timestamp> {
         let annotations = self.kata_node?.metadata.annotations.as_ref()?;
         annotations.get(WITHDRAWN_ANNOTATION)?.parse().ok()
+    }
+
+    /// When an order that is not answered counts as failed.
+    pub(crate) fn stalls_at(&self) -> Option<Timestamp> {
+        let ordered = self.kata_node?.spec.ordered_at.as_ref()?.0;
+        let at = ordered
+            .saturating_add(STALLED_AFTER)
+            .unwrap_or(Timestamp::MAX);
+        self.in_flight.then_some(at)
+    }
+
+    /// Whether its order was not answered for too long.
+    pub(crate) fn stalled(&self, now: Timestamp) -> bool {
+        !self.orphaned && self.stalls_at().is_some_and(|at| at <= now)
     }
 
     /// Whether it may change its state on its own, so that budgets count it.
@@ -381,16 +395,18 @@ fn installation(standing: &Standing<'_>, snapshot: &Snapshot, want: &Want<'_>) -
         verification: spec.verification.clone(),
         machine_id: standing.node.machine_id.clone(),
         attempt: 0,
+        ordered_at: None,
         force: false,
     }
 }
 
-/// Whether two orders differ in nothing but the number of the try.
+/// Whether two orders differ in nothing but which try it is, and when.
 fn same_order(has: &KataNodeSpec, order: &KataNodeSpec) -> bool {
-    let attempt = order.attempt;
+    let (attempt, ordered_at) = (order.attempt, order.ordered_at.clone());
     *order
         == KataNodeSpec {
             attempt,
+            ordered_at,
             ..has.clone()
         }
 }

@@ -105,6 +105,16 @@ impl Stage {
         }
     }
 
+    /// The operator's memory, as proc(5) has it.
+    pub(crate) fn memory(&self) -> String {
+        let pid = self.operator.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let lines = status.lines().filter(|line| {
+            line.starts_with("Vm") && line.contains("RSS") || line.starts_with("VmHWM")
+        });
+        lines.collect::<Vec<_>>().join(", ")
+    }
+
     pub(crate) fn api<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }

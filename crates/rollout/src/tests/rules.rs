@@ -308,6 +308,31 @@ fn an_unreachable_node_holds_nothing_up_and_is_cleaned_when_it_returns() {
 }
 
 #[test]
+fn a_node_that_never_answers_is_told_of_and_keeps_its_place() {
+    let mut world = World::new(3, 1);
+    world.config("kata", |_| {});
+    while world
+        .snapshot
+        .kata_nodes
+        .values()
+        .all(|node| node.spec.version.is_none())
+    {
+        world.tick();
+    }
+    // Its kubelet is well; its agent is not heard of any more.
+    world.machines.get_mut("node-0000").unwrap().mute = true;
+    world.settle();
+    let (degraded, reason, message) = world.condition("kata", "Degraded");
+    assert_eq!((degraded, reason), ("True", "NodesStalled"));
+    assert!(message.contains("node-0000"), "{message}");
+    assert_eq!(running(&world), 0, "its place was given away");
+    world.machines.get_mut("node-0000").unwrap().mute = false;
+    world.settle();
+    assert_eq!(running(&world), 3);
+    assert_eq!(world.condition("kata", "Degraded").0, "False");
+}
+
+#[test]
 fn nodes_join_leave_and_are_replaced() {
     let mut world = installed(2);
     world.join("node-0100");

@@ -49,6 +49,7 @@ pub(super) struct Machine {
     pub(super) reachable: bool,
     pub(super) capable: bool,
     lies: bool,
+    pub(super) mute: bool,
     work: Option<Work>,
 }
 
@@ -446,7 +447,7 @@ impl World {
             return;
         };
         let meant = kata_node.spec.machine_id == node.machine_id;
-        if !machine.reachable || !meant {
+        if !machine.reachable || machine.mute || !meant {
             return;
         }
         let generation = kata_node.metadata.generation;
