@@ -172,3 +172,20 @@ fn print_crds() -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read_or_refused() {
+        let own = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(
+            release("stable=1.2.0-rc.1+5"),
+            Ok(own("stable", "1.2.0-rc.1+5"))
+        );
+        for text in ["stable", "=1", "stable=", "a b=1", "stable=../1"] {
+            assert!(release(text).is_err(), "{text}");
+        }
+    }
+}

@@ -194,3 +194,27 @@ fn answer(
     *response.status_mut() = status;
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_not_counted_any_more() {
+        let metrics = Metrics::new();
+        let mut config = KataConfig::default();
+        let mut status = bulkhead_kataconfig::KataConfigStatus::default();
+        status.kata_nodes.counts = [("installed".to_owned(), 12)].into();
+        config.status = Some(status);
+        let configs = BTreeMap::from([("example".to_owned(), config)]);
+        metrics.decided(Duration::from_millis(3), &configs);
+        metrics.wrote("status", true);
+        let text = metrics.text();
+        let nodes = r#"bulkhead_operator_nodes{kataconfig="example",state="installed"} 12"#;
+        assert!(text.contains(nodes), "{text}");
+        let writes = r#"bulkhead_operator_writes_total{kind="status",result="done"} 1"#;
+        assert!(text.contains(writes), "{text}");
+        metrics.decided(Duration::from_millis(3), &BTreeMap::new());
+        assert!(!metrics.text().contains("example"));
+    }
+}

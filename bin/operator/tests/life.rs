@@ -8,8 +8,10 @@ mod stage;
 use std::collections::BTreeSet;
 
 use bulkhead_kataconfig::{FINALIZER, KataConfig, KataNode, MEMBER_LABEL, runtime_label};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
@@ -249,6 +251,36 @@ async fn what_is_not_provided_is_answered_on_the_object() {
         .await
         .unwrap();
     assert!(kata_nodes.items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_stop_it_lets_the_lease_go() {
+    let mut stage = Stage::new(1).await;
+    stage.start();
+    stage.apply(&sample("samples/kataconfig.yaml")).await;
+    stage.ready().await;
+    let leases = kube::Api::<Lease>::namespaced(stage.client.clone(), "bulkhead-system");
+    let held = leases.get("bulkhead-operator").await.unwrap().spec.unwrap();
+    assert_eq!(held.holder_identity.as_deref(), Some("operator-0"));
+    assert!(stage.stop().success());
+    let free = leases.get("bulkhead-operator").await.unwrap().spec.unwrap();
+    assert_eq!(free.holder_identity, None);
+}
+
+#[test]
+fn it_prints_the_definitions_it_was_made_with() {
+    let program = env!("CARGO_BIN_EXE_bulkhead-operator");
+    let output = std::process::Command::new(program)
+        .arg("crds")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let printed: Vec<CustomResourceDefinition> = text
+        .split("---\n")
+        .filter(|part| !part.is_empty())
+        .map(|part| serde_saphyr::from_str(part).unwrap())
+        .collect();
+    assert_eq!(printed, bulkhead_kataconfig::crds());
 }
 
 /// Prints what a thousand nodes cost: `cargo test -p bulkhead-operator --test

@@ -2,7 +2,7 @@
 //! for the agents of its nodes.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use bulkhead_apiserver::{Options, Server};
@@ -105,13 +105,20 @@ impl Stage {
         }
     }
 
+    /// Asks it to end, and waits for that.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let mut operator = self.operator.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&operator);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        operator.wait().unwrap()
+    }
+
     /// The operator's memory, as proc(5) has it.
     pub(crate) fn memory(&self) -> String {
         let pid = self.operator.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let lines = status.lines().filter(|line| {
-            line.starts_with("Vm") && line.contains("RSS") || line.starts_with("VmHWM")
-        });
+        let told = |line: &&str| line.starts_with("VmRSS") || line.starts_with("VmHWM");
+        let lines = status.lines().filter(told);
         lines.collect::<Vec<_>>().join(", ")
     }
 
