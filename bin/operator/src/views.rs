@@ -9,6 +9,9 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 /// Handlers of a node that are looked at.
 const HANDLERS_MAX: usize = 64;
 
+/// Characters of a machine's identity (machine-id(5) has 32).
+const MACHINE_ID_MAX: usize = 64;
+
 /// A node. All labels stay: a selector may ask for any of them.
 pub(crate) fn node(node: Node) -> NodeView {
     let status = node.status.unwrap_or_default();
@@ -33,7 +36,7 @@ pub(crate) fn node(node: Node) -> NodeView {
         startup_taint: taints.iter().any(|taint| taint.key == STARTUP_TAINT),
         machine_id: status
             .node_info
-            .map(|info| info.machine_id)
+            .map(|info| info.machine_id.chars().take(MACHINE_ID_MAX).collect())
             .unwrap_or_default(),
         handlers,
     }

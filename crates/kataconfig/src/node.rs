@@ -60,9 +60,9 @@ pub struct KataNodeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub version: Option<String>,
-    /// The handlers to serve.
+    /// The handlers to serve: the wanted ones, and those running pods still need.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 64))]
     pub handlers: Vec<HandlerSpec>,
     /// How much the runtime writes to the node's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,7 +161,7 @@ pub struct KataNodeStatus {
     pub retries: u32,
     /// Handlers the node's container runtime serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 64))]
     pub handlers: Vec<String>,
     /// What was looked at before the installation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

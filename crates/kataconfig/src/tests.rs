@@ -175,3 +175,25 @@ fn sizes_and_times_are_read_or_refused() {
     assert_eq!(parse_memory("1.5Gi"), None);
     assert_eq!(millicores("0x1"), None);
 }
+
+#[test]
+fn a_status_the_osc_operator_left_is_read() {
+    let left: KataConfig = serde_json::from_value(json!({
+        "apiVersion": "kataconfiguration.openshift.io/v1",
+        "kind": "KataConfig",
+        "metadata": {"name": "example", "finalizers": [FINALIZER]},
+        "spec": {"checkNodeEligibility": true, "logLevel": "debug", "enablePeerPods": false,
+                 "kataConfigPoolSelector": null, "kataMonitorImage": "monitor:1"},
+        "status": {
+            "runtimeClasses": ["kata"],
+            "kataNodes": {"nodeCount": 2, "readyNodeCount": 1, "installed": ["a"],
+                          "installing": ["b"]},
+            "conditions": [{"type": "InProgress", "status": "False", "reason": "", "message": "",
+                            "lastTransitionTime": "2024-10-01T10:00:00Z"}],
+            "waitingForMcoToStart": true,
+        },
+    }))
+    .unwrap();
+    assert_eq!(left.spec.log_level, "debug");
+    assert_eq!(left.status.unwrap().kata_nodes.installed, ["a"]);
+}
