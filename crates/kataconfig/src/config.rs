@@ -56,6 +56,7 @@ pub struct KataConfigSpec {
             (e.operator in ['In', 'NotIn']) == (has(e.values) && e.values.size() > 0))")
             .message("In and NotIn need values, Exists and DoesNotExist take none")
     )]
+    #[schemars(schema_with = "selector")]
     pub kata_config_pool_selector: Option<LabelSelector>,
     /// Only nodes that Node Feature Discovery found able to run virtual
     /// machines (`feature.node.kubernetes.io/runtime.kata=true`).
@@ -207,6 +208,37 @@ fn null_is_default<'de, D: Deserializer<'de>>(input: D) -> Result<IntOrString, D
 
 fn int_or_string(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"x-kubernetes-int-or-string": true})
+}
+
+/// A LabelSelector with bounds: an API server refuses rules over lists and
+/// texts of any length, because it cannot tell what they cost.
+fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let text = serde_json::json!({"type": "string", "maxLength": 63});
+    schemars::json_schema!({
+        "type": "object",
+        "nullable": true,
+        "x-kubernetes-map-type": "atomic",
+        "properties": {
+            "matchLabels": {
+                "type": "object",
+                "maxProperties": 64,
+                "additionalProperties": text,
+            },
+            "matchExpressions": {
+                "type": "array",
+                "maxItems": 32,
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": {"type": "string", "maxLength": 317},
+                        "operator": {"type": "string", "maxLength": 16},
+                        "values": {"type": "array", "maxItems": 64, "items": text},
+                    },
+                },
+            },
+        },
+    })
 }
 
 fn yes() -> bool {

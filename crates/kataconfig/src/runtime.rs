@@ -63,13 +63,20 @@ pub struct Runtime {
     pub defaults: Machine,
     /// Settings of the runtime by key, for what has no field here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[x_kube(
-        validation = Rule::new("self.size() <= 32").message("at most 32 overrides"),
-        validation = Rule::new("self.all(k, k.size() <= 128 && self[k].size() <= 1024)")
-            .message("an override's key has at most 128 characters, its value at most 1024")
-    )]
+    #[schemars(schema_with = "overrides")]
+    #[x_kube(validation = Rule::new("self.all(k, k.size() <= 128)")
+        .message("an override's key has at most 128 characters"))]
     pub overrides: BTreeMap<String, String>,
     /// What a machine needs beside its containers.
     #[serde(default)]
     pub overhead: Overhead,
+}
+
+/// Texts by key, bounded so that a rule over them is.
+fn overrides(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 1024},
+    })
 }
