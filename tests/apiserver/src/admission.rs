@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cel::{Expression, plain};
 use crate::cluster::{Cluster, Target};
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure};
 use crate::object::{at, items, name, text, texts};
 use crate::resource::{ADMISSION, POLICIES, POLICY_BINDINGS};
 use crate::selector::LabelSelector;
@@ -65,6 +65,46 @@ impl Cluster {
         };
         self.store.get(&kind, &key).cloned()
     }
+}
+
+/// What the expressions of a policy may name.
+const NAMES: [&str; 7] = [
+    "object",
+    "oldObject",
+    "request",
+    "namespaceObject",
+    "variables",
+    "params",
+    "authorizer",
+];
+
+/// The expressions of a policy that cannot run.
+pub(crate) fn wrong(policy: &Value) -> Vec<Cause> {
+    let lists = [
+        ("matchConditions", "expression"),
+        ("variables", "expression"),
+        ("validations", "expression"),
+        ("validations", "messageExpression"),
+    ];
+    let mut causes = Vec::new();
+    for (list, field) in lists {
+        for (index, item) in items(policy, &["spec", list]).iter().enumerate() {
+            let source = text(item, &[field]);
+            if source.is_empty() {
+                continue;
+            }
+            let error = match Expression::compile(source) {
+                Ok(found) => found.undeclared(&NAMES),
+                Err(error) => Some(error.to_string()),
+            };
+            causes.extend(error.map(|error| {
+                let path = format!("spec.{list}[{index}].{field}");
+                let message = format!("compilation failed: {error}");
+                Cause::invalid(&path, &Value::from(source), &message)
+            }));
+        }
+    }
+    causes
 }
 
 struct Request<'a> {

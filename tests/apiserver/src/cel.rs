@@ -1,6 +1,8 @@
 //! Rules in the Common Expression Language.
 //! <https://kubernetes.io/docs/reference/using-api/cel/>
 
+mod scope;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -12,6 +14,8 @@ use serde_json::Value;
 use crate::failure::Cause;
 use crate::object::text;
 use crate::schema::{Schema, Type};
+
+pub(crate) use scope::undeclared;
 
 /// Longest expression, bytes.
 const LIMIT: usize = 10 << 10;

@@ -107,6 +107,30 @@ impl Cluster {
         self.create(&target, object, &query)
     }
 
+    /// Changes an object in place, without asking the rules.
+    pub(crate) fn edit(
+        &mut self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<(), Failure> {
+        let resource = self.registry.of_kind(kind).cloned();
+        let resource = resource.ok_or_else(Failure::no_such_path)?;
+        let key = Name {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        let live = self.store.get(kind, &key);
+        let live = live.ok_or_else(|| Failure::not_found(&resource, name))?;
+        let mut object = Value::clone(live);
+        change(&mut object);
+        if object != **live {
+            self.store.put(kind, &key, object);
+        }
+        Ok(())
+    }
+
     /// A UID no object had before.
     fn uid(&mut self) -> String {
         self.uids += 1;

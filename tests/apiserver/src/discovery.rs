@@ -134,7 +134,64 @@ pub(crate) fn openapi2(registry: &Registry) -> Value {
     })
 }
 
-/// `/openapi/v3`: no documents.
-pub(crate) fn openapi3() -> Value {
-    json!({ "paths": {} })
+/// `/openapi/v3`: a document for each version.
+pub(crate) fn openapi3(registry: &Registry) -> Value {
+    let paths: Map<String, Value> = registry
+        .all()
+        .map(|resource| {
+            let root = root(&resource.group, &resource.version);
+            let link = json!({ "serverRelativeURL": format!("/openapi/v3/{root}") });
+            (root, link)
+        })
+        .collect();
+    json!({ "paths": paths })
+}
+
+fn root(group: &str, version: &str) -> String {
+    match group {
+        "" => format!("api/{version}"),
+        group => format!("apis/{group}/{version}"),
+    }
+}
+
+/// `/openapi/v3/apis/GROUP/VERSION`: which parameters there are, so that `kubectl` leaves the
+/// validation of fields to the server.
+pub(crate) fn openapi3_of(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let found = registry
+        .all()
+        .filter(|resource| resource.group == group && resource.version == version);
+    let parameter =
+        |name: &str| json!({ "name": name, "in": "query", "schema": { "type": "string" } });
+    let paths: Map<String, Value> = found
+        .map(|resource| {
+            let namespace = if resource.namespaced {
+                "namespaces/{namespace}/"
+            } else {
+                ""
+            };
+            let path = format!(
+                "/{}/{namespace}{}/{{name}}",
+                root(group, version),
+                resource.plural
+            );
+            let operation = json!({ "patch": {
+                "parameters": [
+                    parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation"),
+                    parameter("force"),
+                ],
+                "responses": {},
+                "x-kubernetes-action": "patch",
+                "x-kubernetes-group-version-kind": {
+                    "group": group, "version": version, "kind": resource.kind,
+                },
+            }});
+            (path, operation)
+        })
+        .collect();
+    (!paths.is_empty()).then(|| {
+        json!({
+            "openapi": "3.0.0", "info": { "title": "Kubernetes", "version": "v1.32.0" },
+            "paths": paths,
+        })
+    })
 }

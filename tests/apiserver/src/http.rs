@@ -1,5 +1,6 @@
 //! HTTP.
 
+mod act;
 mod stream;
 
 use std::io;
@@ -14,22 +15,22 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request, Response};
 use serde_json::{Value, json};
 
-use crate::cluster::{Deleted, Target};
+use crate::cluster::Target;
 use crate::discovery;
 use crate::failure::Failure;
 use crate::faults::Effect;
 use crate::object;
-use crate::patch::Patch;
 use crate::query::Query;
 use crate::rbac::{Asked, User};
 use crate::route::{Place, Route};
 use crate::server::{Recorded, Shared};
-use crate::table::Form;
 
 /// Largest body read, bytes; what a real server takes.
 const BODY: usize = 3 << 20;
 
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// A request, read whole.
 struct Call {
@@ -39,6 +40,22 @@ struct Call {
     raw_query: String,
     body: Bytes,
     user: User,
+}
+
+impl Call {
+    /// The type of the body, without parameters.
+    fn media(&self) -> &str {
+        let media = text(&self.headers, header::CONTENT_TYPE.as_str());
+        media.split(';').next().unwrap_or_default().trim()
+    }
+
+    fn json(&self) -> Result<Value, Failure> {
+        if self.media() == PROTOBUF {
+            return Err(Failure::unsupported_media(PROTOBUF));
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))
+    }
 }
 
 struct Answer {
@@ -79,14 +96,21 @@ pub(crate) async fn serve(
     };
     match Route::parse(parts.uri.path()) {
         Route::Object(place) => objects(&shared, &call, &place).await,
-        route => Ok(match described(&shared, &route) {
-            Ok(value) => answered(200, &value),
+        Route::Review { own } => Ok(match review(&shared, &call, own) {
+            Ok(value) => answered(201, &value),
             Err(failure) => refused(&failure),
         }),
+        route => {
+            let accept = text(&call.headers, header::ACCEPT.as_str());
+            Ok(match described(&shared, &route, accept) {
+                Ok(value) => answered(200, &value),
+                Err(failure) => refused(&failure),
+            })
+        }
     }
 }
 
-fn described(shared: &Shared, route: &Route) -> Result<Value, Failure> {
+fn described(shared: &Shared, route: &Route, accept: &str) -> Result<Value, Failure> {
     let cluster = shared.cluster();
     let registry = &cluster.registry;
     let found = match route {
@@ -96,11 +120,36 @@ fn described(shared: &Shared, route: &Route) -> Result<Value, Failure> {
         Route::Groups => Some(discovery::groups(registry)),
         Route::Group(name) => discovery::group(registry, name),
         Route::Kinds { group, version } => discovery::kinds(registry, group, version),
+        // It is asked for as protobuf first.
+        Route::OpenApi2 if !accept.contains("json") && !accept.contains("*/*") => {
+            return Err(Failure::not_acceptable());
+        }
         Route::OpenApi2 => Some(discovery::openapi2(registry)),
-        Route::OpenApi3 => Some(discovery::openapi3()),
-        Route::Object(_) | Route::Nothing => None,
+        Route::OpenApi3 => Some(discovery::openapi3(registry)),
+        Route::OpenApi3Of { group, version } => discovery::openapi3_of(registry, group, version),
+        Route::Object(_) | Route::Review { .. } | Route::Nothing => None,
     };
     found.ok_or_else(Failure::no_such_path)
+}
+
+/// Whether a user may do something.
+/// <https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access>
+fn review(shared: &Shared, call: &Call, own: bool) -> Result<Value, Failure> {
+    if call.method != Method::POST {
+        return Err(Failure::not_allowed());
+    }
+    let mut review = call.json()?;
+    let allowed = {
+        let spec = &review["spec"];
+        let user = match own {
+            true => call.user.clone(),
+            false => User::named(spec["user"].as_str(), object::texts(spec, &["groups"])),
+        };
+        let asked = Asked::reviewed(&spec["resourceAttributes"]);
+        shared.cluster().allows(&user, &asked)
+    };
+    review["status"] = json!({ "allowed": allowed });
+    Ok(review)
 }
 
 async fn objects(shared: &Arc<Shared>, call: &Call, place: &Place) -> io::Result<Response<Body>> {
@@ -143,7 +192,7 @@ async fn objects(shared: &Arc<Shared>, call: &Call, place: &Place) -> io::Result
     };
     let answer = match target(shared, call, place, &asked) {
         Ok(target) if verb == "watch" => return Ok(stream::watch(shared, call, &target, cut)),
-        Ok(target) => act(shared, call, verb, &target),
+        Ok(target) => act::act(shared, call, verb, &target),
         Err(failure) => Err(failure),
     };
     Ok(match answer {
@@ -201,136 +250,6 @@ fn target(
         name: place.name.clone(),
         subresource: place.subresource.clone(),
     })
-}
-
-fn act(shared: &Shared, call: &Call, verb: &str, target: &Target) -> Result<Answer, Failure> {
-    let accept = text(&call.headers, header::ACCEPT.as_str());
-    let form = Form::accepted(accept, &call.raw_query)?;
-    if matches!(verb, "get" | "list") {
-        return read(shared, call, verb, target, form);
-    }
-    let mut cluster = shared.cluster();
-    let body = || {
-        serde_json::from_slice::<Value>(&call.body)
-            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))
-    };
-    let before = cluster.store.version();
-    let written = match verb {
-        "create" if target.subresource == "eviction" => {
-            let status = cluster.evict(target, &body()?, &call.query)?;
-            drop(cluster);
-            shared.wake();
-            return Ok(Answer {
-                code: 201,
-                body: status,
-            });
-        }
-        "create" => cluster
-            .create(target, body()?, &call.query)
-            .map(|object| (201, object)),
-        "update" => cluster
-            .update(target, body()?, &call.query)
-            .map(|object| (200, object)),
-        "patch" => patch(&mut cluster, call, target, body()?),
-        _ => {
-            let answer = delete(&mut cluster, call, verb, target);
-            drop(cluster);
-            shared.wake();
-            return answer;
-        }
-    };
-    let (code, object) = written?;
-    let shown = form.object(&target.resource, cluster.shown(target, &object));
-    let moved = cluster.store.version() != before;
-    drop(cluster);
-    if moved {
-        shared.wake();
-    }
-    Ok(Answer { code, body: shown })
-}
-
-fn read(
-    shared: &Shared,
-    call: &Call,
-    verb: &str,
-    target: &Target,
-    form: Form,
-) -> Result<Answer, Failure> {
-    let cluster = shared.cluster();
-    let body = if verb == "get" {
-        let object = cluster.get(target)?;
-        form.object(&target.resource, cluster.shown(target, &object))
-    } else {
-        let page = cluster.list(target, &call.query)?;
-        let mut about = json!({ "resourceVersion": page.version.to_string() });
-        if !page.token.is_empty() {
-            about["continue"] = json!(page.token);
-            about["remainingItemCount"] = json!(page.remaining);
-        }
-        let items = page
-            .items
-            .iter()
-            .map(|item| cluster.shown(target, item))
-            .collect();
-        form.list(&target.resource, items, &about)
-    };
-    Ok(Answer { code: 200, body })
-}
-
-fn patch(
-    cluster: &mut crate::cluster::Cluster,
-    call: &Call,
-    target: &Target,
-    body: Value,
-) -> Result<(u16, Arc<Value>), Failure> {
-    let media = text(&call.headers, header::CONTENT_TYPE.as_str());
-    let kind = match media.split(';').next().unwrap_or_default() {
-        "application/json-patch+json" => Patch::Json,
-        "application/merge-patch+json" => Patch::Merge,
-        "application/strategic-merge-patch+json" => Patch::Strategic,
-        "application/apply-patch+yaml" => {
-            let new = cluster.get(target).is_err();
-            let object = cluster.apply(target, body, &call.query)?;
-            return Ok((if new { 201 } else { 200 }, object));
-        }
-        other => return Err(Failure::unsupported_media(other)),
-    };
-    Ok((200, cluster.patch(target, kind, body, &call.query)?))
-}
-
-fn delete(
-    cluster: &mut crate::cluster::Cluster,
-    call: &Call,
-    verb: &str,
-    target: &Target,
-) -> Result<Answer, Failure> {
-    let options: Value = match call.body.is_empty() {
-        true => Value::Null,
-        false => serde_json::from_slice(&call.body)
-            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))?,
-    };
-    let query = call.query.clone().with_delete_options(&options);
-    if verb == "deletecollection" {
-        let gone = cluster.delete_collection(target, &query)?;
-        let items = gone
-            .iter()
-            .map(|item| cluster.shown(target, item))
-            .collect();
-        let about = json!({ "resourceVersion": cluster.store.version().to_string() });
-        let body = Form::Whole.list(&target.resource, items, &about);
-        return Ok(Answer { code: 200, body });
-    }
-    let body = match cluster.delete(target, &options, &query)? {
-        Deleted::Going(object) => cluster.shown(target, &object),
-        Deleted::Gone(object) => json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-            "details": {
-                "name": target.name, "group": target.resource.group,
-                "kind": target.resource.plural, "uid": object::uid(&object),
-            },
-        }),
-    };
-    Ok(Answer { code: 200, body })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {

@@ -7,6 +7,25 @@
 //!     └── watch, table, discovery ◀────────── store (objects, versions, history)
 //! ```
 //!
+//! ```
+//! use bulkhead_apiserver::{Fault, Options, Server};
+//! use serde_json::json;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::start(Options::default()).await?;
+//! server.load(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "a" } }))?;
+//! server.faults().add(Fault::status(503).on("patch", "nodes").times(1));
+//! let client = kube::Client::try_from(kube::Config::new(server.url().parse()?))?;
+//! let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client);
+//! assert!(nodes.get("a").await.is_ok());
+//! server.edit("", "nodes", ("", "a"), |node| node["spec"]["unschedulable"] = json!(true))?;
+//! assert_eq!(server.objects("", "nodes")[0]["spec"]["unschedulable"], true);
+//! assert_eq!(server.requests()[0].verb, "get");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! What it does not do is written in `docs/design/0050-test-api-server.md`.
 
 mod admission;

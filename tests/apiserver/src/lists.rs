@@ -5,7 +5,7 @@ use crate::schema::{List, Schema};
 
 /// Keys of the lists of built-in kinds, by the field's name: for server-side apply, then the one
 /// for strategic merge patches (empty: replaced). From the markers in `k8s.io/api`.
-const BUILT_IN: [(&str, &[&str], &str); 18] = [
+const BUILT_IN: [(&str, &[&str], &str); 21] = [
     ("ownerReferences", &["uid"], "uid"),
     ("conditions", &["type"], "type"),
     ("containers", &["name"], "name"),
@@ -25,22 +25,29 @@ const BUILT_IN: [(&str, &[&str], &str); 18] = [
     ("resourceClaims", &["name"], "name"),
     ("addresses", &["type"], "type"),
     ("podIPs", &["ip"], "ip"),
+    ("hostIPs", &["ip"], "ip"),
+    ("schedulingGates", &["name"], "name"),
+    ("claims", &["name"], "name"),
     ("secrets", &["name"], "name"),
     ("matchConditions", &["name"], "name"),
     ("variables", &["name"], "name"),
 ];
 
 /// Lists of plain values that are merged.
-const SETS: [&str; 3] = ["finalizers", "podCIDRs", "hostnames"];
+const SETS: [&str; 3] = ["finalizers", "podCIDRs", "validationActions"];
 
 /// Maps that are one value.
-const ATOMIC_MAPS: [&str; 6] = [
+const ATOMIC_MAPS: [&str; 10] = [
     "selector",
     "nodeSelector",
     "labelSelector",
     "namespaceSelector",
     "objectSelector",
     "fieldRef",
+    "resourceFieldRef",
+    "configMapKeyRef",
+    "secretKeyRef",
+    "roleRef",
 ];
 
 /// How lists below a place are merged.

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::object::{items, text, texts};
+use crate::object::{items, name, namespace, text, texts};
 use crate::resource::RBAC;
 use crate::store::{Kind, Name};
 
@@ -55,6 +55,21 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// What a review asks about.
+    pub(crate) fn reviewed(attributes: &Value) -> Asked<'_> {
+        let part = |name: &str| text(attributes, &[name]);
+        Asked {
+            verb: part("verb"),
+            group: part("group"),
+            resource: match part("subresource") {
+                "" => part("resource").to_owned(),
+                subresource => format!("{}/{subresource}", part("resource")),
+            },
+            namespace: part("namespace"),
+            name: part("name"),
+        }
+    }
+
     /// What a refusal says.
     pub(crate) fn refused(&self, user: &User) -> String {
         let scope = match self.namespace {
@@ -106,6 +121,67 @@ impl Cluster {
         everywhere
             || (!asked.namespace.is_empty()
                 && self.granted_by("rolebindings", asked.namespace, user, asked))
+    }
+
+    /// Why a user may not write this role or binding: it grants more than they have.
+    /// <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#privilege-escalation-prevention-and-bootstrapping>
+    pub(crate) fn escalates(&self, user: &User, plural: &str, object: &Value) -> Option<String> {
+        let namespace = namespace(object);
+        let (role, verb) = match plural {
+            "roles" | "clusterroles" => (Some(object), "escalate"),
+            _ => (self.role(object, namespace), "bind"),
+        };
+        let (resource, of) = match (verb, text(object, &["roleRef", "kind"])) {
+            ("bind", "Role") => ("roles", text(object, &["roleRef", "name"])),
+            ("bind", _) => ("clusterroles", text(object, &["roleRef", "name"])),
+            _ => (plural, name(object)),
+        };
+        let exempt = Asked {
+            verb,
+            group: RBAC,
+            resource: resource.to_owned(),
+            namespace,
+            name: of,
+        };
+        if self.allows(user, &exempt) {
+            return None;
+        }
+        let rules = role.map_or(&[][..], |role| items(role, &["rules"]));
+        let rule = rules
+            .iter()
+            .find(|rule| !self.holds(user, namespace, rule))?;
+        Some(format!(
+            "user \"{}\" (groups={:?}) is attempting to grant RBAC permissions not currently \
+             held:\n{rule}",
+            user.name, user.groups
+        ))
+    }
+
+    /// Whether a user has all a rule grants.
+    fn holds(&self, user: &User, namespace: &str, rule: &Value) -> bool {
+        let mut names = texts(rule, &["resourceNames"]);
+        if names.is_empty() {
+            names.push(String::new());
+        }
+        let (verbs, groups) = (texts(rule, &["verbs"]), texts(rule, &["apiGroups"]));
+        let resources = texts(rule, &["resources"]);
+        verbs.iter().all(|verb| {
+            groups.iter().all(|group| {
+                resources.iter().all(|resource| {
+                    names.iter().all(|name| {
+                        let resource = resource.clone();
+                        let asked = Asked {
+                            verb,
+                            group,
+                            resource,
+                            namespace,
+                            name,
+                        };
+                        self.allows(user, &asked)
+                    })
+                })
+            })
+        })
     }
 
     fn granted_by(&self, bindings: &str, namespace: &str, user: &User, asked: &Asked<'_>) -> bool {

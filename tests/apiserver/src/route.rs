@@ -24,6 +24,15 @@ pub(crate) enum Route {
     },
     OpenApi2,
     OpenApi3,
+    /// The document of a version.
+    OpenApi3Of {
+        group: String,
+        version: String,
+    },
+    /// What a user may do; their own, or another's.
+    Review {
+        own: bool,
+    },
     Object(Place),
     Nothing,
 }
@@ -53,6 +62,19 @@ impl Route {
             ["healthz" | "livez" | "readyz", ..] => Self::Health,
             ["openapi", "v2"] => Self::OpenApi2,
             ["openapi", "v3"] => Self::OpenApi3,
+            ["openapi", "v3", "api", version] => Self::OpenApi3Of {
+                group: String::new(),
+                version: (*version).into(),
+            },
+            ["openapi", "v3", "apis", group, version] => Self::OpenApi3Of {
+                group: (*group).into(),
+                version: (*version).into(),
+            },
+            ["apis", "authorization.k8s.io", "v1", review] => match *review {
+                "selfsubjectaccessreviews" => Self::Review { own: true },
+                "subjectaccessreviews" => Self::Review { own: false },
+                _ => Self::Nothing,
+            },
             ["api"] => Self::Core,
             ["apis"] => Self::Groups,
             ["apis", group] => Self::Group((*group).into()),

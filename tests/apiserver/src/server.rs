@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::cluster::Cluster;
 use crate::failure::Failure;
 use crate::faults::{Fault, Faults};
+use crate::store::Kind;
 
 /// Requests remembered.
 const REQUESTS: usize = 100_000;
@@ -145,11 +146,12 @@ impl Server {
     }
 
     /// A kubeconfig for it, as JSON (which is YAML too); the user is an administrator, or `user`.
+    /// It impersonates: client-go sends no token without TLS.
     #[must_use]
     pub fn kubeconfig(&self, user: Option<&str>) -> String {
         let user = user.map_or_else(
             || serde_json::json!({}),
-            |name| serde_json::json!({ "token": name }),
+            |name| serde_json::json!({ "as": name }),
         );
         serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -182,6 +184,41 @@ impl Server {
         drop(cluster);
         self.shared.wake();
         loaded
+    }
+
+    /// The objects of a kind in all namespaces, as stored; no request is recorded.
+    #[must_use]
+    pub fn objects(&self, group: &str, plural: &str) -> Vec<Value> {
+        let kind = Kind {
+            group: group.into(),
+            plural: plural.into(),
+        };
+        let cluster = self.shared.cluster();
+        let all = cluster.store.list(&kind, "");
+        all.map(|(_, object)| Value::clone(object)).collect()
+    }
+
+    /// Changes an object in place, its status too, as a controller or a kubelet would; no request
+    /// is recorded and no rule asked. The namespace is empty where the kind has none.
+    ///
+    /// # Errors
+    /// There is no such kind or object.
+    pub fn edit(
+        &self,
+        group: &str,
+        plural: &str,
+        (namespace, name): (&str, &str),
+        change: impl FnOnce(&mut Value),
+    ) -> Result<(), Failure> {
+        let kind = Kind {
+            group: group.into(),
+            plural: plural.into(),
+        };
+        let mut cluster = self.shared.cluster();
+        cluster.edit(&kind, namespace, name, change)?;
+        drop(cluster);
+        self.shared.wake();
+        Ok(())
     }
 
     /// The requests so far for objects, oldest first.

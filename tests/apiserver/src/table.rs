@@ -3,8 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use jsonpath_rust::JsonPath;
 use serde_json::{Value, json};
-use serde_json_path::JsonPath;
 
 use crate::failure::Failure;
 use crate::object::{self, text};
@@ -105,7 +105,7 @@ fn table(resource: &Resource, rows: Rows, items: Vec<Value>, about: &Value) -> V
         .map(|item| {
             let cells = columns.iter().zip(&paths);
             let cells: Vec<_> = cells
-                .map(|(column, path)| cell(column, path.as_ref(), &item))
+                .map(|(column, path)| cell(column, path, &item))
                 .collect();
             let object = match rows {
                 Rows::Whole => item,
@@ -149,7 +149,7 @@ fn columns(resource: &Resource) -> Vec<Column> {
 }
 
 /// Kubernetes' paths have no `$` and escape dots in names.
-fn path(path: &str) -> Option<JsonPath> {
+fn path(path: &str) -> String {
     let path = path.trim().trim_start_matches('{').trim_end_matches('}');
     let mut out = String::from("$");
     for (index, part) in path.replace("\\.", "\u{0}").split('.').enumerate() {
@@ -159,13 +159,11 @@ fn path(path: &str) -> Option<JsonPath> {
             (_, false) => out.push_str(&format!(".{part}")),
         }
     }
-    JsonPath::parse(&out).ok()
+    out
 }
 
-fn cell(column: &Column, path: Option<&JsonPath>, object: &Value) -> Value {
-    let found = path
-        .map(|path| path.query(object).all())
-        .unwrap_or_default();
+fn cell(column: &Column, path: &str, object: &Value) -> Value {
+    let found = object.query(path).unwrap_or_default();
     let Some(first) = found.first() else {
         return Value::Null;
     };

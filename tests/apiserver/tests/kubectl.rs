@@ -244,3 +244,70 @@ async fn server_side_apply_names_who_is_in_the_way() {
         .await;
     assert!(!success && text.contains("conflict with \"one\""), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_drained() {
+    let kubectl = Kubectl::new().await;
+    let pod = |name: &str, node: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": { "nodeName": node, "containers": [] },
+        })
+    };
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" } });
+    for object in [node, pod("here", "n1"), pod("there", "n2")] {
+        kubectl.server.load(object).unwrap();
+    }
+    kubectl
+        .run(&["drain", "n1", "--force", "--timeout=30s"], None)
+        .await;
+    let left = kubectl.run(&["get", "pods", "-o", "name"], None).await;
+    assert_eq!(left, "pod/there\n");
+    let evicted = |request: &bulkhead_apiserver::Recorded| {
+        request.subresource == "eviction" && request.name == "here"
+    };
+    assert!(kubectl.server.requests().iter().any(evicted));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_told_what_they_may_not() {
+    let kubectl = Kubectl::new().await;
+    let api = "rbac.authorization.k8s.io/v1";
+    for object in [
+        json!({ "apiVersion": api, "kind": "ClusterRole", "metadata": { "name": "r" },
+                "rules": [{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get"] }] }),
+        json!({ "apiVersion": api, "kind": "ClusterRoleBinding", "metadata": { "name": "r" },
+                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                             "name": "r" },
+                "subjects": [{ "kind": "User", "name": "bob" }] }),
+    ] {
+        kubectl.server.load(object).unwrap();
+    }
+    kubectl.server.enforce_rbac(true);
+    let (text, _) = kubectl
+        .try_run(&["get", "node", "x", "--as=bob"], None)
+        .await;
+    assert!(text.contains("nodes \"x\" not found"), "{text}");
+    let (text, success) = kubectl
+        .try_run(&["delete", "node", "x", "--as=bob"], None)
+        .await;
+    assert!(
+        !success && text.contains("User \"bob\" cannot delete resource \"nodes\""),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubeconfig_names_the_user() {
+    let kubectl = Kubectl::new().await;
+    let path = kubectl.home.path().join("config");
+    std::fs::write(&path, kubectl.server.kubeconfig(Some("bob"))).unwrap();
+    let config = format!("--kubeconfig={}", path.display());
+    kubectl.run(&[&config, "get", "nodes"], None).await;
+    let users = kubectl
+        .server
+        .requests()
+        .into_iter()
+        .map(|request| request.user);
+    assert_eq!(users.collect::<Vec<_>>(), ["bob"]);
+}

@@ -280,3 +280,56 @@ async fn whoever_asks_is_known_by_name() {
         .collect();
     assert_eq!(users, ["bob", "eve", "kubernetes-admin"]);
 }
+
+#[tokio::test]
+async fn what_somebody_may_do_can_be_asked() {
+    let server = server().await;
+    let api = "rbac.authorization.k8s.io/v1";
+    server
+        .load(json!({ "items": [
+            { "apiVersion": api, "kind": "ClusterRole", "metadata": { "name": "r" },
+              "rules": [{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get"] }] },
+            { "apiVersion": api, "kind": "ClusterRoleBinding", "metadata": { "name": "r" },
+              "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                           "name": "r" },
+              "subjects": [{ "kind": "User", "name": "bob" }] },
+        ]}))
+        .unwrap();
+    let path = "POST /apis/authorization.k8s.io/v1";
+    for (verb, allowed) in [("get", true), ("delete", false)] {
+        let about = json!({ "verb": verb, "resource": "nodes" });
+        let own = json!({ "spec": { "resourceAttributes": about } }).to_string();
+        let own_path = format!("{path}/selfsubjectaccessreviews\nAuthorization: Bearer bob");
+        let (code, review) = ask(&server, &own_path, &own).await;
+        assert_eq!((code, &review["status"]["allowed"]), (201, &json!(allowed)));
+        let other = json!({ "spec": { "user": "bob", "resourceAttributes": about } }).to_string();
+        let (_, review) = ask(&server, &format!("{path}/subjectaccessreviews"), &other).await;
+        assert_eq!(review["status"]["allowed"], allowed);
+    }
+}
+
+#[tokio::test]
+async fn the_program_prints_where_it_listens_and_serves_what_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("objects.json");
+    std::fs::write(&file, json!({ "items": [map("a")] }).to_string()).unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_bulkhead-apiserver"))
+        .arg(&file)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).await.unwrap();
+    let address = line.trim().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {MAPS}/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("\"name\":\"a\""),
+        "{answer}"
+    );
+}

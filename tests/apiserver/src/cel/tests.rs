@@ -133,3 +133,69 @@ fn a_rule_that_fails_to_run_does_not_hold() {
     let property = json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
     assert!(!holds(property, "self.a > 1", json!({})));
 }
+
+/// What is wrong with a rule of a whole resource, if it is not served for it.
+fn refused(rule: &str) -> Option<String> {
+    let json = json!({
+        "type": "object",
+        "x-kubernetes-validations": [{ "rule": rule }],
+        "properties": {
+            "spec": { "type": "object", "properties": {
+                "names": { "type": "array", "items": { "type": "object", "properties": {
+                    "a": { "type": "string" } } } },
+                "map": { "type": "object", "additionalProperties": { "type": "object",
+                    "properties": { "b": { "type": "integer" } } } },
+                "any": { "x-kubernetes-preserve-unknown-fields": true },
+                "kept": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+            }},
+        },
+    });
+    let causes = Schema::compile(&json, "s").err()?;
+    assert_eq!(causes[0].field, "s.x-kubernetes-validations[0].rule");
+    let (_, error) = causes[0]
+        .message
+        .split_once("compilation failed: ")
+        .unwrap();
+    Some(error.to_owned())
+}
+
+#[test]
+fn a_rule_that_names_what_is_there_is_served() {
+    for rule in [
+        "self.metadata.name == 'cluster'",
+        "self.spec.names.all(n, n.a != '')",
+        "self.spec.names[0].a == 'x'",
+        "self.spec.map['k'].b == 1 && self.spec.map.all(k, self.spec.map[k].b > 0)",
+        "has(self.spec.any) && self.spec.any.b.c == 1",
+        "oldSelf.spec == self.spec",
+        "[1, 2].exists(i, i == int('1'))",
+    ] {
+        assert_eq!(refused(rule), None, "{rule}");
+    }
+}
+
+#[test]
+fn a_rule_that_names_what_is_not_there_is_refused() {
+    for (rule, error) in [
+        ("self.specs == 1", "undefined field 'specs'"),
+        ("has(self.spec.nmes)", "undefined field 'nmes'"),
+        ("self.spec.names.all(n, n.b == 1)", "undefined field 'b'"),
+        (
+            "self.spec.names.all(n, m.a == '')",
+            "undeclared reference to 'm'",
+        ),
+        ("self.spec.map['k'].c == 1", "undefined field 'c'"),
+        ("self.spec.kept.x == 1", "undefined field 'x'"),
+        (
+            "self.metadata.labels['a'] == 'b'",
+            "undefined field 'labels'",
+        ),
+        ("object.spec == 1", "undeclared reference to 'object'"),
+        (
+            "self.spec.names.a == 'x'",
+            "type 'array' does not support field selection",
+        ),
+    ] {
+        assert_eq!(refused(rule).as_deref(), Some(error), "{rule}");
+    }
+}

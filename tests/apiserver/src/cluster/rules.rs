@@ -6,7 +6,8 @@ use super::{Cluster, names};
 use crate::failure::{Cause, Failure};
 use crate::object::{self, at, metadata, set, text};
 use crate::query::Query;
-use crate::resource::{RBAC, Resource};
+use crate::resource::{ADMISSION, POLICIES, RBAC, Resource};
+use crate::selector::LabelSelector;
 
 /// Metadata only the server writes.
 const SERVERS: [&str; 7] = [
@@ -143,6 +144,10 @@ fn built_in(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cau
                 ));
             }
         }
+        ("apps", "daemonsets" | "deployments") => {
+            causes.extend(workload(object, old));
+        }
+        (ADMISSION, POLICIES) => causes.extend(crate::admission::wrong(object)),
         (RBAC, "rolebindings" | "clusterrolebindings") => {
             fixed("roleRef", "cannot change roleRef");
         }
@@ -156,6 +161,30 @@ fn built_in(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cau
         _ => {}
     }
     causes
+}
+
+/// What a workload's selector must be.
+fn workload(object: &Value, old: Option<&Value>) -> Option<Cause> {
+    let selector = at(object, &["spec", "selector"]);
+    let Some(selector) = selector.filter(|selector| !selector.is_null()) else {
+        return Some(Cause::new(
+            "spec.selector",
+            "FieldValueRequired",
+            "Required value",
+        ));
+    };
+    if old.is_some_and(|old| at(old, &["spec", "selector"]) != Some(selector)) {
+        return Some(Cause::invalid(
+            "spec.selector",
+            selector,
+            "field is immutable",
+        ));
+    }
+    let template = at(object, &["spec", "template"]).unwrap_or(&Value::Null);
+    let selects = LabelSelector::from_object(selector).is_ok_and(|found| found.matches(template));
+    let labels = at(template, &["metadata", "labels"]).unwrap_or(&Value::Null);
+    let message = "`selector` does not match template `labels`";
+    (!selects).then(|| Cause::invalid("spec.template.metadata.labels", labels, message))
 }
 
 impl Cluster {

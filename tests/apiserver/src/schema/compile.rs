@@ -4,7 +4,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::{Bounds, Checks, List, Schema, Type};
-use crate::cel::Rule;
+use crate::cel::{self, Rule};
 use crate::failure::Cause;
 use crate::object::{items, text, texts};
 
@@ -16,6 +16,7 @@ impl Schema {
     pub fn compile(json: &Value, path: &str) -> Result<Self, Vec<Cause>> {
         let mut reader = Reader::default();
         let schema = reader.schema(json, path, true);
+        reader.causes.extend(cel::undeclared(&schema, path));
         if reader.causes.is_empty() {
             Ok(schema)
         } else {

@@ -36,7 +36,7 @@ fn columns_are_found_by_kubernetes_paths() {
             priority: 0,
             path: text.into(),
         };
-        cell(&column, path(text).as_ref(), &object)
+        cell(&column, &path(text), &object)
     };
     assert_eq!(shown("integer", ".spec.count"), json!(3));
     assert_eq!(shown("string", ".spec.count"), json!("3"));

@@ -161,3 +161,56 @@ fn a_budget_holds_an_eviction_back() {
     cluster.evict(&target, &json!({}), &query("")).unwrap();
     assert_eq!(cluster.get(&target).unwrap_err().code, 404);
 }
+
+#[test]
+fn a_policy_that_cannot_run_is_refused() {
+    let mut cluster = Cluster::new(100);
+    for (expression, error) in [
+        ("object.spec ==", "compilation failed"),
+        ("pod.spec == 1", "undeclared reference to 'pod'"),
+    ] {
+        let [policy, _] = policy(&json!({ "expression": expression }));
+        let failure = cluster.load(policy).unwrap_err();
+        assert_eq!(
+            failure.details["causes"][0]["field"],
+            "spec.validations[0].expression"
+        );
+        assert!(failure.message.contains(error), "{failure}");
+    }
+}
+
+#[test]
+fn a_workload_selects_its_own_pods_and_always_will() {
+    let mut cluster = Cluster::new(100);
+    let set = |selector: Value, label: &str| {
+        json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "d" },
+            "spec": { "selector": selector,
+                      "template": { "metadata": { "labels": { "app": label } } } },
+        })
+    };
+    let selects = json!({ "matchLabels": { "app": "x" } });
+    let failure = cluster.load(set(Value::Null, "x")).unwrap_err();
+    assert!(
+        failure.message.contains("spec.selector: Required value"),
+        "{failure}"
+    );
+    let failure = cluster.load(set(selects.clone(), "y")).unwrap_err();
+    assert!(
+        failure
+            .message
+            .contains("`selector` does not match template `labels`"),
+        "{failure}"
+    );
+    cluster.load(set(selects, "x")).unwrap();
+    let target = at(&cluster, "daemonsets", "default", "d");
+    let patch = json!({ "spec": { "selector": { "matchLabels": { "app": "z" } } } });
+    let failure = cluster
+        .patch(&target, crate::patch::Patch::Merge, patch, &query(""))
+        .unwrap_err();
+    assert!(
+        failure.message.contains("spec.selector: Invalid value"),
+        "{failure}"
+    );
+    assert!(failure.message.contains("field is immutable"), "{failure}");
+}
