@@ -19,6 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         "bulkhead-bundle",
         &["bulkhead-config", "bulkhead-protocol", "bulkhead-status"],
     ),
+    ("bulkhead-kataconfig", &[]),
+    ("bulkhead-rollout", &["bulkhead-kataconfig"]),
     ("bulkhead-guest", &["bulkhead-sys"]),
     ("bulkhead-network", &["bulkhead-sys"]),
     ("bulkhead-share", &["bulkhead-sys"]),
@@ -83,6 +85,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("bulkhead-apiserver", &[]),
+    (
+        "bulkhead-operator",
+        &["bulkhead-kataconfig", "bulkhead-rollout"],
+    ),
     ("bulkhead-e2e", &[]),
     ("xtask", &["bulkhead-guest"]),
 ];

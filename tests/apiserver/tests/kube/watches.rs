@@ -120,7 +120,7 @@ async fn a_reflector_survives_lost_history_and_connections() {
 #[tokio::test]
 async fn a_test_may_play_the_kubelet() {
     let (server, client) = server().await;
-    let nodes: Api<Node> = Api::all(client);
+    let nodes: Api<Node> = Api::all(client.clone());
     nodes
         .create(&PostParams::default(), &node("a"))
         .await
@@ -156,12 +156,13 @@ async fn a_test_may_play_the_kubelet() {
 #[tokio::test]
 async fn metadata_alone_is_watched() {
     let (_server, client) = server().await;
-    let nodes: Api<Node> = Api::all(client);
+    let nodes: Api<Node> = Api::all(client.clone());
     nodes
         .create(&PostParams::default(), &node("a"))
         .await
         .unwrap();
-    let mut seen = watcher::metadata_watcher(nodes.clone(), watcher::Config::default())
+    let metadata: Api<PartialObjectMeta<Node>> = Api::all(client);
+    let mut seen = watcher(metadata, watcher::Config::default())
         .applied_objects()
         .boxed();
     let first = seen.try_next().await.unwrap().unwrap();

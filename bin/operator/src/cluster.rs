@@ -1,0 +1,264 @@
+//! What is known of the cluster: what the watches told, and what the
+//! operator's own writes answered.
+//!
+//! A decision must see the writes of the one before, or it would start a node
+//! too many. So the answer of a write counts at once, and what a watch tells
+//! about that object is passed over until the watch has come as far.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bulkhead_kataconfig::{KataConfig, KataNode};
+use bulkhead_rollout::{PodView, Snapshot};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::ResourceExt;
+use kube::runtime::watcher::Event;
+
+use crate::views;
+
+/// News of one kind of object.
+#[expect(clippy::large_enum_variant, reason = "one at a time, for a moment")]
+pub(crate) enum Heard {
+    Config(Event<KataConfig>),
+    KataNode(Event<KataNode>),
+    Node(Event<Node>),
+    Pod(Event<Pod>),
+    Class(Event<RuntimeClass>),
+}
+
+/// How far a watch has to come for an object.
+enum Until {
+    Version(String),
+    Deletion,
+}
+
+/// One kind of object, by name.
+struct Kind<V> {
+    objects: BTreeMap<String, V>,
+    /// What a list that has begun brought so far.
+    listed: BTreeMap<String, V>,
+    versions: HashMap<String, String>,
+    behind: HashMap<String, Until>,
+    complete: bool,
+}
+
+impl<V> Default for Kind<V> {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            listed: BTreeMap::new(),
+            versions: HashMap::new(),
+            behind: HashMap::new(),
+            complete: false,
+        }
+    }
+}
+
+impl<V> Kind<V> {
+    fn hear<K: ResourceExt>(&mut self, event: Event<K>, view: impl Fn(K) -> V) {
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                self.versions.clear();
+                // A list is as new as the API server: nothing is behind it.
+                self.behind.clear();
+            }
+            Event::InitApply(object) => {
+                let name = object.name_any();
+                self.remember(&name, &object);
+                self.listed.insert(name, view(object));
+            }
+            Event::InitDone => {
+                self.objects = std::mem::take(&mut self.listed);
+                self.complete = true;
+            }
+            Event::Apply(object) => {
+                let name = object.name_any();
+                match self.behind.get(&name) {
+                    Some(Until::Version(version)) => {
+                        if object.resource_version().as_ref() != Some(version) {
+                            return;
+                        }
+                        self.behind.remove(&name);
+                    }
+                    Some(Until::Deletion) => return,
+                    None => {}
+                }
+                self.remember(&name, &object);
+                self.objects.insert(name, view(object));
+            }
+            Event::Delete(object) => self.forget(&object.name_any()),
+        }
+    }
+
+    fn remember<K: ResourceExt>(&mut self, name: &str, object: &K) {
+        if let Some(version) = object.resource_version() {
+            self.versions.insert(name.to_owned(), version);
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.behind.remove(name);
+        self.versions.remove(name);
+        self.objects.remove(name);
+    }
+
+    /// An object as a write answered it.
+    fn wrote<K: ResourceExt>(&mut self, object: K, view: impl Fn(K) -> V) {
+        let name = object.name_any();
+        let version = object.resource_version();
+        // A write that changed nothing is told by no watch.
+        if let Some(version) = version.filter(|version| self.versions.get(&name) != Some(version)) {
+            self.behind.insert(name.clone(), Until::Version(version));
+        }
+        self.remember(&name, &object);
+        self.objects.insert(name, view(object));
+    }
+
+    fn deleted(&mut self, name: &str) {
+        if self.objects.contains_key(name) {
+            self.forget(name);
+            self.behind.insert(name.to_owned(), Until::Deletion);
+        }
+    }
+}
+
+/// Everything known.
+#[derive(Default)]
+pub(crate) struct Cluster {
+    configs: Kind<KataConfig>,
+    kata_nodes: Kind<KataNode>,
+    nodes: Kind<bulkhead_rollout::NodeView>,
+    classes: Kind<bulkhead_rollout::ClassView>,
+    pods: BTreeMap<String, (String, PodView)>,
+    listed_pods: BTreeMap<String, (String, PodView)>,
+    pods_complete: bool,
+}
+
+impl Cluster {
+    /// Takes in what a watch tells.
+    pub(crate) fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Config(event) => self.configs.hear(event, lean),
+            Heard::KataNode(event) => self.kata_nodes.hear(event, lean),
+            Heard::Node(event) => self.nodes.hear(event, views::node),
+            Heard::Class(event) => self.classes.hear(event, views::class),
+            Heard::Pod(event) => self.hear_pod(event),
+        }
+    }
+
+    /// Pods are many, and only those with a runtime class are kept.
+    fn hear_pod(&mut self, event: Event<Pod>) {
+        let uid = |pod: &Pod| pod.uid().unwrap_or_default();
+        match event {
+            Event::Init => self.listed_pods.clear(),
+            Event::InitApply(pod) => {
+                let uid = uid(&pod);
+                if let Some(view) = views::pod(pod) {
+                    self.listed_pods.insert(uid, view);
+                }
+            }
+            Event::InitDone => {
+                self.pods = std::mem::take(&mut self.listed_pods);
+                self.pods_complete = true;
+            }
+            Event::Apply(pod) => {
+                let uid = uid(&pod);
+                match views::pod(pod) {
+                    Some(view) => self.pods.insert(uid, view),
+                    None => self.pods.remove(&uid),
+                };
+            }
+            Event::Delete(pod) => {
+                self.pods.remove(&uid(&pod));
+            }
+        }
+    }
+
+    /// Whether every watch has told everything once.
+    pub(crate) fn complete(&self) -> bool {
+        self.configs.complete
+            && self.kata_nodes.complete
+            && self.nodes.complete
+            && self.classes.complete
+            && self.pods_complete
+    }
+
+    /// What decisions are made from. The tables are lent, not copied.
+    pub(crate) fn lend(&mut self, into: &mut Snapshot) {
+        into.configs = std::mem::take(&mut self.configs.objects);
+        into.kata_nodes = std::mem::take(&mut self.kata_nodes.objects);
+        into.nodes = std::mem::take(&mut self.nodes.objects);
+        into.classes = std::mem::take(&mut self.classes.objects);
+        into.pods.clear();
+        for (node, pod) in self.pods.values() {
+            into.pods.entry(node.clone()).or_default().push(pod.clone());
+        }
+        // The same pods in whatever order: the same words about them.
+        for pods in into.pods.values_mut() {
+            pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        }
+    }
+
+    /// Takes the tables back.
+    pub(crate) fn take_back(&mut self, from: &mut Snapshot) {
+        self.configs.objects = std::mem::take(&mut from.configs);
+        self.kata_nodes.objects = std::mem::take(&mut from.kata_nodes);
+        self.nodes.objects = std::mem::take(&mut from.nodes);
+        self.classes.objects = std::mem::take(&mut from.classes);
+    }
+
+    /// A `KataConfig` as it is known.
+    pub(crate) fn config(&self, name: &str) -> Option<&KataConfig> {
+        self.configs.objects.get(name)
+    }
+
+    /// A `KataNode` as it is known.
+    pub(crate) fn kata_node(&self, name: &str) -> Option<&KataNode> {
+        self.kata_nodes.objects.get(name)
+    }
+
+    /// A `KataConfig` as a write answered it.
+    pub(crate) fn wrote_config(&mut self, object: KataConfig) {
+        self.configs.wrote(object, lean);
+    }
+
+    /// A `KataNode` as a write answered it.
+    pub(crate) fn wrote_kata_node(&mut self, object: KataNode) {
+        self.kata_nodes.wrote(object, lean);
+    }
+
+    /// A node as a write answered it.
+    pub(crate) fn wrote_node(&mut self, object: Node) {
+        self.nodes.wrote(object, views::node);
+    }
+
+    /// A RuntimeClass as a write answered it.
+    pub(crate) fn wrote_class(&mut self, object: RuntimeClass) {
+        self.classes.wrote(object, views::class);
+    }
+
+    /// A `KataConfig` is gone.
+    pub(crate) fn deleted_config(&mut self, name: &str) {
+        self.configs.deleted(name);
+    }
+
+    /// A `KataNode` is gone.
+    pub(crate) fn deleted_kata_node(&mut self, name: &str) {
+        self.kata_nodes.deleted(name);
+    }
+
+    /// A RuntimeClass is gone.
+    pub(crate) fn deleted_class(&mut self, name: &str) {
+        self.classes.deleted(name);
+    }
+}
+
+/// Without the record of who wrote which field.
+fn lean<K: ResourceExt>(mut object: K) -> K {
+    object.managed_fields_mut().clear();
+    object
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! A KataConfig's life, with the operator's own program against an API server
+//! that enforces its roles.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod stage;
+
+use std::collections::BTreeSet;
+
+use bulkhead_kataconfig::{FINALIZER, KataConfig, KataNode, MEMBER_LABEL, runtime_label};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+
+use stage::{Stage, USER, deploy, documents, holds};
+
+fn sample(file: &str) -> KataConfig {
+    serde_saphyr::from_str(&deploy(file)).unwrap()
+}
+
+fn labelled(nodes: &[Node], label: &str) -> usize {
+    nodes
+        .iter()
+        .filter(|node| node.labels().contains_key(label))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_osc_operators_sample_is_installed_upgraded_and_removed() {
+    let mut stage = Stage::new(3).await;
+    let mut config = sample("samples/kataconfig.yaml");
+    let name = config.name_any();
+    stage.start();
+    stage.apply(&config).await;
+    stage.ready().await;
+
+    let nodes = stage
+        .api::<Node>()
+        .list(&Default::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(labelled(&nodes, &runtime_label("kata")), 3);
+    assert_eq!(labelled(&nodes, MEMBER_LABEL), 3);
+    for node in &nodes {
+        let taints = node.spec.clone().unwrap().taints.unwrap();
+        let keys: Vec<_> = taints.iter().map(|taint| taint.key.as_str()).collect();
+        assert_eq!(keys, ["somebody-elses"]);
+    }
+    let class = stage.api::<RuntimeClass>().get("kata").await.unwrap();
+    assert_eq!(class.handler, "kata");
+    assert_eq!(
+        class.overhead.unwrap().pod_fixed.unwrap()["memory"].0,
+        "350Mi"
+    );
+    let known = stage.api::<KataConfig>().get(&name).await.unwrap();
+    assert_eq!(known.finalizers(), [FINALIZER]);
+    assert_eq!(known.status.unwrap().kata_nodes.ready_node_count, 3);
+
+    // A pod that runs through all that follows.
+    let pods = kube::Api::<Pod>::namespaced(stage.client.clone(), "default");
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web" },
+        "spec": { "runtimeClassName": "kata", "nodeName": "node-1",
+            "containers": [{ "name": "web", "image": "nginx" }] },
+        "status": { "phase": "Running" },
+    });
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+
+    // Another version, node by node.
+    config.spec.version = Some("2.0.0".into());
+    stage.apply(&config).await;
+    stage.ready().await;
+    let kata_nodes = stage
+        .api::<KataNode>()
+        .list(&Default::default())
+        .await
+        .unwrap()
+        .items;
+    let versions: BTreeSet<_> = kata_nodes
+        .iter()
+        .map(|node| node.status.clone().unwrap().version)
+        .collect();
+    assert_eq!(versions, BTreeSet::from([Some("2.0.0".to_owned())]));
+
+    // It keeps its node from being dismantled, and is named.
+    stage
+        .api::<KataConfig>()
+        .delete(&name, &DeleteParams::default())
+        .await
+        .unwrap();
+    stage
+        .until("Blocked", |configs: &[KataConfig]| {
+            configs.iter().any(|config| {
+                let status = config.status.clone().unwrap_or_default();
+                let blocked = status.conditions.iter().find(|c| c.type_ == "Blocked");
+                holds(config, "Blocked") && blocked.unwrap().message.contains("default/web")
+            })
+        })
+        .await;
+    stage
+        .until("the others' end", |nodes: &[KataNode]| nodes.len() == 1)
+        .await;
+    let nodes = stage
+        .api::<Node>()
+        .list(&Default::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(labelled(&nodes, &runtime_label("kata")), 0);
+
+    pods.delete("web", &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    stage
+        .until("the end", |configs: &[KataConfig]| configs.is_empty())
+        .await;
+    stage
+        .until("clean nodes", |nodes: &[KataNode]| nodes.is_empty())
+        .await;
+    stage
+        .until("no class", |classes: &[RuntimeClass]| classes.is_empty())
+        .await;
+    let nodes = stage
+        .api::<Node>()
+        .list(&Default::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(labelled(&nodes, MEMBER_LABEL), 0);
+    every_right_was_used(&stage);
+}
+
+/// Roles hold nothing that no code path uses.
+fn every_right_was_used(stage: &Stage) {
+    let mut used: BTreeSet<(String, String, String)> = BTreeSet::new();
+    for request in stage
+        .server
+        .requests()
+        .into_iter()
+        .filter(|request| request.user == USER)
+    {
+        let mut resource = request.resource;
+        if !request.subresource.is_empty() {
+            resource = format!("{resource}/{}", request.subresource);
+        }
+        used.insert((request.group, resource, request.verb));
+    }
+    // An apply that makes an object is a patch to the eye, and needs `create`.
+    for (group, resource) in [
+        ("kataconfiguration.openshift.io", "katanodes"),
+        ("node.k8s.io", "runtimeclasses"),
+    ] {
+        used.insert((group.into(), resource.into(), "create".into()));
+    }
+    let mut granted = BTreeSet::new();
+    for role in documents("operator/rbac.yaml") {
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            let list = |key: &str| {
+                let list = rule[key].as_array().unwrap().iter();
+                list.map(|text| text.as_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
+            };
+            for group in list("apiGroups") {
+                for resource in list("resources") {
+                    for verb in list("verbs") {
+                        granted.insert((group.clone(), resource.clone(), verb));
+                    }
+                }
+            }
+        }
+    }
+    let unused: Vec<_> = granted.difference(&used).collect();
+    assert!(unused.is_empty(), "granted and not used: {unused:?}");
+    let missing: Vec<_> = used.difference(&granted).collect();
+    assert!(missing.is_empty(), "used and not granted: {missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_that_is_killed_goes_on_where_it_was() {
+    let mut stage = Stage::new(6).await;
+    stage.apply(&sample("samples/kataconfig.yaml")).await;
+    for told in 1..=6 {
+        stage.start();
+        stage
+            .until("another node", |nodes: &[KataNode]| {
+                nodes
+                    .iter()
+                    .filter(|node| node.spec.version.is_some())
+                    .count()
+                    >= told
+            })
+            .await;
+        stage.kill();
+    }
+    stage.start();
+    stage.ready().await;
+    let classes = stage
+        .api::<RuntimeClass>()
+        .list(&Default::default())
+        .await
+        .unwrap();
+    assert_eq!(classes.items.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_watches_and_refused_writes_are_lived_through() {
+    use bulkhead_apiserver::Fault;
+    let mut stage = Stage::new(4).await;
+    stage.server.faults().seed(4);
+    stage
+        .server
+        .faults()
+        .add(Fault::status(500).on("patch", "katanodes").times(3));
+    stage
+        .server
+        .faults()
+        .add(Fault::status(409).on("patch", "nodes").times(2));
+    stage.start();
+    stage.apply(&sample("samples/kataconfig.yaml")).await;
+    stage
+        .until("the first node", |nodes: &[KataNode]| {
+            nodes.iter().any(|node| node.spec.version.is_some())
+        })
+        .await;
+    stage.server.faults().drop_watches("nodes");
+    stage.server.faults().forget_history();
+    stage.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_provided_is_answered_on_the_object() {
+    let mut stage = Stage::new(1).await;
+    let mut config = sample("samples/kataconfig.yaml");
+    config.spec.node_install = bulkhead_kataconfig::NodeInstall::MachineConfig;
+    stage.start();
+    stage.apply(&config).await;
+    stage
+        .until("Blocked", |configs: &[KataConfig]| {
+            configs.iter().any(|config| holds(config, "Blocked"))
+        })
+        .await;
+    let kata_nodes = stage
+        .api::<KataNode>()
+        .list(&Default::default())
+        .await
+        .unwrap();
+    assert!(kata_nodes.items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_stop_it_lets_the_lease_go() {
+    let mut stage = Stage::new(1).await;
+    stage.start();
+    stage.apply(&sample("samples/kataconfig.yaml")).await;
+    stage.ready().await;
+    let leases = kube::Api::<Lease>::namespaced(stage.client.clone(), "bulkhead-system");
+    let held = leases.get("bulkhead-operator").await.unwrap().spec.unwrap();
+    assert_eq!(held.holder_identity.as_deref(), Some("operator-0"));
+    assert!(stage.stop().success());
+    let free = leases.get("bulkhead-operator").await.unwrap().spec.unwrap();
+    assert_eq!(free.holder_identity, None);
+}
+
+#[test]
+fn it_prints_the_definitions_it_was_made_with() {
+    let program = env!("CARGO_BIN_EXE_bulkhead-operator");
+    let output = std::process::Command::new(program)
+        .arg("crds")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let printed: Vec<CustomResourceDefinition> = text
+        .split("---\n")
+        .filter(|part| !part.is_empty())
+        .map(|part| serde_saphyr::from_str(part).unwrap())
+        .collect();
+    assert_eq!(printed, bulkhead_kataconfig::crds());
+}
+
+/// Prints what a thousand nodes cost: `cargo test -p bulkhead-operator --test
+/// life -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn a_thousand_nodes_cost() {
+    let mut stage = Stage::new(1000).await;
+    let mut config = sample("samples/kataconfig.yaml");
+    config.spec.rollout.max_unavailable =
+        k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String("10%".into());
+    let begun = std::time::Instant::now();
+    stage.start();
+    stage.apply(&config).await;
+    stage.ready().await;
+    println!("ready after {:.1?}", begun.elapsed());
+    println!("{}", stage.memory());
+    let requests = || {
+        let all = stage.server.requests().into_iter();
+        let all: Vec<_> = all.filter(|request| request.user == USER).collect();
+        all
+    };
+    println!("requests of the operator: {}", requests().len());
+    stage.server.clear_requests();
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    let idle = requests();
+    println!("requests in a minute at rest: {} {idle:?}", idle.len());
+}

@@ -1,0 +1,3 @@
+mod long;
+mod rules;
+mod world;
