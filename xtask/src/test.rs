@@ -22,6 +22,10 @@ pub(crate) fn run(yes: bool) -> Outcome {
             "bulkhead",
             "--package",
             "bulkhead-shim",
+            "--package",
+            "bulkhead-operator",
+            "--package",
+            "bulkhead-node-agent",
         ]))
     })?;
     timed("guest", &mut || guest::build(Kernel::Tuned).map(|_| ()))?;

@@ -89,7 +89,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         "bulkhead-operator",
         &["bulkhead-kataconfig", "bulkhead-rollout"],
     ),
-    ("bulkhead-e2e", &[]),
+    (
+        "bulkhead-node-agent",
+        &[
+            "bulkhead-guest",
+            "bulkhead-installer",
+            "bulkhead-kataconfig",
+            "bulkhead-provision",
+        ],
+    ),
+    ("bulkhead-e2e", &["bulkhead-apiserver"]),
     ("xtask", &["bulkhead-guest"]),
 ];
 

@@ -1,0 +1,237 @@
+//! A cluster's administrator writes a KataConfig, and pods of a node run in
+//! machines; deletes it, and the node is as it was. With the operator's and
+//! the agent's own programs, a real containerd, and an API server that
+//! enforces their roles.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bulkhead_apiserver::{Options, Server};
+use bulkhead_e2e::Node;
+use serde_json::{Value, json};
+
+const GROUP: &str = "kataconfiguration.openshift.io";
+/// The identity of the machine, in its machine-id(5).
+const MACHINE: &str = "0123456789abcdef0123456789abcdef";
+/// Longest anything here may take, a machine emulated; a hang is a failure.
+const HANG: Duration = Duration::from_secs(180);
+
+/// The objects of a file of `deploy/`.
+fn deploy(file: &str) -> Vec<Value> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
+    let text = std::fs::read_to_string(dir.join(file)).unwrap();
+    text.split("\n---\n")
+        .map(|part| serde_saphyr::from_str(part).unwrap())
+        .collect()
+}
+
+struct Cluster {
+    server: Server,
+    node: Node,
+    programs: Vec<Child>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for program in &mut self.programs {
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+        if std::thread::panicking() {
+            for kind in ["kataconfigs", "katanodes"] {
+                eprintln!("{kind}: {:#?}", self.server.objects(GROUP, kind));
+            }
+        }
+    }
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let node = Node::bare().await;
+        std::fs::write(node.host().join("etc/machine-id"), format!("{MACHINE}\n")).unwrap();
+        let server = Server::start(Options::default()).await.unwrap();
+        let files = [
+            "crds/kataconfigs.yaml",
+            "crds/katanodes.yaml",
+            "operator/rbac.yaml",
+            "node-agent/rbac.yaml",
+        ];
+        for object in files.iter().flat_map(|file| deploy(file)) {
+            server.load(object).unwrap();
+        }
+        server.load(worker()).unwrap();
+        server.enforce_rbac(true);
+        Self {
+            server,
+            node,
+            programs: Vec::new(),
+        }
+    }
+
+    /// Starts one of the programs, under its own service account.
+    fn start(&mut self, name: &str, args: &[&str]) {
+        let program = bulkhead_e2e::program().with_file_name(name);
+        assert!(
+            program.exists(),
+            "`{}`: run `cargo xtask test`",
+            program.display()
+        );
+        let kubeconfig = self.node.path().join(name);
+        let user = format!("system:serviceaccount:bulkhead-system:{name}");
+        std::fs::write(&kubeconfig, self.server.kubeconfig(Some(&user))).unwrap();
+        let started = Command::new(program)
+            .args(args)
+            .env("KUBECONFIG", kubeconfig)
+            .stdin(Stdio::null())
+            .spawn();
+        self.programs.push(started.unwrap());
+    }
+
+    fn start_operator(&mut self) {
+        let args = ["run", "--metrics-address", "127.0.0.1:0"];
+        self.start("bulkhead-operator", &args);
+    }
+
+    fn start_agent(&mut self) {
+        let at = |name: &str| self.node.path().join(name).display().to_string();
+        let (root, socket, restart) = (at("host"), at("containerd.sock"), at("restart"));
+        let args = [
+            ["--node-name", "worker-1"],
+            ["--host-root", &root],
+            ["--socket", &socket],
+            ["--restart-with", &restart],
+            ["--check-with", "containerd"],
+            ["--set", "accelerator=tcg"],
+        ];
+        self.start(
+            "bulkhead-node-agent",
+            &[&args.concat()[..], &["--allow-emulation"]].concat(),
+        );
+    }
+
+    fn first(&self, group: &str, kind: &str) -> Value {
+        self.server.objects(group, kind).pop().unwrap_or_default()
+    }
+
+    /// Asks until something holds, as `kubectl wait` does.
+    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + HANG;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "{what} never came");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The message of a condition of the KataConfig, while it holds.
+    fn condition(&self, kind: &str) -> Option<String> {
+        let config = self.first(GROUP, "kataconfigs");
+        let all = config["status"]["conditions"].as_array()?.clone();
+        let mut all = all.into_iter();
+        let found = all.find(|one| one["type"] == kind && one["status"] == "True")?;
+        Some(found["message"].as_str()?.to_owned())
+    }
+
+    /// Deletes an object as its administrator.
+    fn delete(&self, path: &str) {
+        let address = self.server.url().replace("http://", "");
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(
+            stream,
+            "DELETE {path}?gracePeriodSeconds=0 HTTP/1.1\r\nHost: {address}\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+fn worker() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": "worker-1", "labels": { "node-role.kubernetes.io/worker": "" } },
+        "status": {
+            "nodeInfo": {
+                "machineID": MACHINE, "architecture": "amd64", "bootID": "",
+                "containerRuntimeVersion": "containerd://1.6.20", "kernelVersion": "6.1",
+                "kubeProxyVersion": "", "kubeletVersion": "v1.29.0", "operatingSystem": "linux",
+                "osImage": "Debian", "systemUUID": "",
+            },
+            "conditions": [{ "type": "Ready", "status": "True",
+                "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kataconfig_makes_a_node_run_pods_in_machines_and_leaves_it_as_it_was() {
+    let mut cluster = Cluster::new().await;
+    let before = cluster.node.files();
+    assert!(cluster.node.pod_with("early", |_| ()).await.is_err());
+    cluster.start_operator();
+    cluster.start_agent();
+
+    let config = deploy("samples/kataconfig.yaml").remove(0);
+    let name = config["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.server.load(config).unwrap();
+    cluster
+        .until("Ready", |cluster| cluster.condition("Ready").is_some())
+        .await;
+    let told = cluster.first(GROUP, "katanodes")["status"].clone();
+    assert_eq!(
+        (&told["phase"], &told["handlers"], &told["machineId"]),
+        (&json!("Ready"), &json!(["kata"]), &json!(MACHINE)),
+        "{told}"
+    );
+    assert!(told["preflight"].as_array().unwrap().len() > 5, "{told}");
+    let class = cluster.first("node.k8s.io", "runtimeclasses");
+    assert_eq!(
+        (&class["metadata"]["name"], &class["handler"]),
+        (&json!("kata"), &json!("kata"))
+    );
+
+    // A pod that asks for the class, as its kubelet runs it.
+    cluster.node.answers().await;
+    let pod = cluster.node.pod("web").await;
+    let container = pod.start("worker", "sleep 1000").await;
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_ne!(container.exec("uname -r").await.out, host.trim());
+    cluster
+        .server
+        .load(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "web", "namespace": "default" },
+            "spec": { "runtimeClassName": "kata", "nodeName": "worker-1",
+                "containers": [{ "name": "worker", "image": "busybox" }] },
+            "status": { "phase": "Running" },
+        }))
+        .unwrap();
+
+    // It keeps its node, and is named.
+    cluster.delete(&format!("/apis/{GROUP}/v1/kataconfigs/{name}"));
+    cluster
+        .until("Blocked", |cluster| {
+            let blocked = cluster.condition("Blocked");
+            blocked.is_some_and(|message| message.contains("default/web"))
+        })
+        .await;
+    assert_eq!(container.exec("echo alive").await.out, "alive");
+
+    pod.remove().await.unwrap();
+    cluster.delete("/api/v1/namespaces/default/pods/web");
+    cluster
+        .until("the end", |cluster| {
+            let gone = |group, kind| cluster.server.objects(group, kind).is_empty();
+            gone(GROUP, "kataconfigs")
+                && gone(GROUP, "katanodes")
+                && gone("node.k8s.io", "runtimeclasses")
+        })
+        .await;
+    assert_eq!(cluster.node.files(), before);
+}
