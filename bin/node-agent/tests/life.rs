@@ -184,15 +184,15 @@ async fn an_agent_that_is_killed_finishes_what_it_began() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_watches_and_refused_writes_are_lived_through() {
     let mut stage = Stage::new().await;
-    stage.start();
     stage.create(json!({})).await;
+    let fault = Fault::status(500).on("patch", "katanodes/status").times(2);
+    stage.server.faults().add(fault);
+    stage.start();
     stage
         .until("a look", |told| !told.preflight.is_empty())
         .await;
     stage.server.faults().drop_watches("katanodes");
     stage.server.faults().forget_history();
-    let fault = Fault::status(500).on("patch", "katanodes").times(2);
-    stage.server.faults().add(fault);
     stage.order(Action::Install, json!({})).await;
     stage
         .until("Ready", |told| phase(told, NodePhase::Ready))

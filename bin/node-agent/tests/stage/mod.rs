@@ -59,6 +59,9 @@ impl Stage {
         for crd in crds() {
             server.load(serde_json::to_value(crd).unwrap()).unwrap();
         }
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": "bulkhead-system" } });
+        server.load(namespace).unwrap();
         for object in documents("node-agent/rbac.yaml") {
             server.load(object).unwrap();
         }
