@@ -149,7 +149,7 @@ impl Stage {
             // There is no runtime to run pods here.
             "verification": { "enabled": false, "interval": "1s" },
         });
-        merge(&mut spec, changes);
+        merge(&mut spec, &changes);
         let node = json!({
             "apiVersion": "kataconfiguration.openshift.io/v1alpha1", "kind": "KataNode",
             "metadata": { "name": NODE }, "spec": spec,
@@ -164,7 +164,7 @@ impl Stage {
     /// Another order.
     pub(crate) async fn order(&self, action: Action, changes: Value) {
         let mut spec = json!({ "action": action, "machineId": MACHINE, "version": "1.0.0" });
-        merge(&mut spec, changes);
+        merge(&mut spec, &changes);
         let patch = Patch::Merge(json!({ "spec": spec }));
         let params = PatchParams::default();
         self.api.patch(NODE, &params, &patch).await.unwrap();
@@ -212,7 +212,7 @@ impl Stage {
     }
 }
 
-fn merge(into: &mut Value, changes: Value) {
+fn merge(into: &mut Value, changes: &Value) {
     for (key, value) in changes.as_object().unwrap().clone() {
         into[key] = value;
     }
