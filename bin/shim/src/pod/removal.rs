@@ -47,8 +47,11 @@ impl Pod {
         let is_pod = self.with(id, |container| Ok(container.is_pod()))?;
         if is_pod {
             self.end_machine().await;
-        } else if let Ok(sandbox) = self.running() {
-            sandbox.container(id).signal("", KILL, true).await?;
+        } else {
+            match self.signal(id, "", process, KILL, true).await {
+                Err(failure) if !failure.is_missing() => return Err(failure),
+                _ => {}
+            }
         }
         Ok(process.ended().await)
     }

@@ -1,15 +1,19 @@
 //! What may be asked of a container that is there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bulkhead_sandbox::Stats;
+use bulkhead_sandbox::{AgentError, Stats};
 use containerd_shim_protos::events::task as event;
 use oci_spec::runtime::LinuxResources;
 
 use super::Pod;
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
-use crate::process::{Exit, Status};
+use crate::process::{Exit, Process, Status};
+
+/// How long after its machine a process may take to be known as ended.
+const ENDING: Duration = Duration::from_secs(10);
 
 impl Pod {
     /// Sends a signal.
@@ -33,9 +37,33 @@ impl Pod {
             self.stopped(id, exec, &process, Exit::now(128 + signal));
             return Ok(());
         }
-        let container = self.running()?.container(id);
-        container.signal(exec, signal, all).await?;
-        Ok(())
+        self.signal(id, exec, &process, signal, all).await
+    }
+
+    /// Sends a signal to what runs in the guest. A machine that is just ending
+    /// takes it along: containerd, told anything else than that it has ended,
+    /// would keep it for ever.
+    pub(super) async fn signal(
+        &self,
+        id: &str,
+        exec: &str,
+        process: &Process,
+        signal: u32,
+        all: bool,
+    ) -> Outcome<()> {
+        let sent = match self.running() {
+            Ok(sandbox) => sandbox.container(id).signal(exec, signal, all).await,
+            Err(_) if *self.over.borrow() => Err(AgentError::Gone(String::new())),
+            Err(failure) => return Err(failure),
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(AgentError::Gone(_)) => {
+                let _ = tokio::time::timeout(ENDING, process.ended()).await;
+                Err(Failure::missing("process already finished"))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sets a terminal's size.
