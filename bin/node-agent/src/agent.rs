@@ -269,7 +269,10 @@ impl Agent {
     fn end(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Looked(seen, serves) => {
-                let wrong = serves.as_ref().err().map(|error| words::chain(error));
+                let wrong = serves
+                    .as_ref()
+                    .err()
+                    .map(|error| bulkhead_installer::chain(error));
                 let before = self.told.clone();
                 self.saw(seen);
                 self.serve(serves.unwrap_or_default());
@@ -292,7 +295,7 @@ impl Agent {
                     }
                     Err(error) => {
                         self.serve(left);
-                        self.fail(&words::chain(&error));
+                        self.fail(&bulkhead_installer::chain(&error));
                     }
                 }
             }
@@ -302,11 +305,11 @@ impl Agent {
             }
             Outcome::Uninstalled(Err(error), left) => {
                 self.serve(left);
-                self.fail(&words::chain(&error));
+                self.fail(&bulkhead_installer::chain(&error));
             }
             Outcome::Verified(Ok(proof)) => self.proved(proof),
             Outcome::Verified(Err(error)) if error.stopped() => {}
-            Outcome::Verified(Err(error)) => self.fail(&words::chain(&error)),
+            Outcome::Verified(Err(error)) => self.fail(&bulkhead_installer::chain(&error)),
         }
     }
 

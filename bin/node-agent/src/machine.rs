@@ -10,7 +10,7 @@ use bulkhead_installer::cri::Cri;
 use bulkhead_installer::payload::{Payload, PayloadError};
 use bulkhead_installer::preflight::{self, Finding, Weight};
 use bulkhead_installer::runtime::{Runtime, RuntimeVersion};
-use bulkhead_installer::seams::{NoValidator, OwnProgram, Script, Smoke, Supervisor, Validator};
+use bulkhead_installer::seams::{self, Script, Smoke, Supervisor};
 use bulkhead_installer::systemd::Systemd;
 use bulkhead_installer::tree::{FileError, Tree};
 use bulkhead_installer::version::Version;
@@ -237,8 +237,8 @@ impl Machine {
     }
 
     fn socket(&self, tree: &Tree, runtime: Runtime) -> PathBuf {
-        let default = || tree.outside(Path::new(runtime.socket()));
-        self.options.socket.clone().unwrap_or_else(default)
+        let given = self.options.socket.clone();
+        given.unwrap_or_else(|| runtime.socket_in(tree))
     }
 
     /// What is installed, without a trial.
@@ -361,10 +361,8 @@ impl Machine {
             Some(program) => Box::new(Script(program.clone())),
             None => Box::new(Systemd::of(tree.path())),
         };
-        let mut validator: Box<dyn Validator> = match self.validator(runtime) {
-            Some(program) => Box::new(OwnProgram(program)),
-            None => Box::new(NoValidator),
-        };
+        let given = self.options.check_with.as_deref();
+        let mut validator = seams::validator(given, runtime, &self.options.host_root);
         let socket = self.socket(&tree, runtime);
         let mut cri = match smoke {
             true => Some(Cri::new(&socket, self.options.smoke_image.clone())?),
@@ -379,22 +377,15 @@ impl Machine {
             observer: &mut observer,
         }))
     }
-
-    fn validator(&self, runtime: Runtime) -> Option<PathBuf> {
-        let on_path = || {
-            let own = self.options.host_root == Path::new("/");
-            let name = runtime.program().filter(|_| own)?;
-            let path = std::env::var_os("PATH")?;
-            std::env::split_paths(&path)
-                .map(|dir| dir.join(name))
-                .find(|path| path.is_file())
-        };
-        self.options.check_with.clone().or_else(on_path)
-    }
 }
 
-fn refused(name: &'static str, error: &dyn std::error::Error) -> Finding {
-    Finding::bad(name, Weight::Fail, words::chain(error), "as the text says")
+fn refused(name: &'static str, error: &(dyn std::error::Error + 'static)) -> Finding {
+    Finding::bad(
+        name,
+        Weight::Fail,
+        bulkhead_installer::chain(error),
+        "as the text says",
+    )
 }
 
 fn text(tree: &Tree, path: &str) -> Option<String> {

@@ -143,7 +143,7 @@ fn main() -> ExitCode {
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bulkhead-node-agent: {}", words::chain(&error));
+            eprintln!("bulkhead-node-agent: {}", bulkhead_installer::chain(&error));
             ExitCode::FAILURE
         }
     }

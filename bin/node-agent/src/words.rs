@@ -32,13 +32,6 @@ pub(crate) fn fact(text: &str) -> String {
     within(text, CHECK)
 }
 
-/// An error with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let texts: Vec<_> = causes.map(ToString::to_string).collect();
-    texts.join(": ")
-}
-
 /// What was looked at. A warning passes: it will work.
 pub(crate) fn preflight(findings: &[Finding]) -> Vec<Preflight> {
     let told = |finding: &Finding| {

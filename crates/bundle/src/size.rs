@@ -61,7 +61,7 @@ pub fn size(spec: &Spec, config: &Config, room: Option<u64>) -> Result<Size, Ref
         return Err(Refusal::new(format!(
             "the pod's control group leaves {room} MiB for the machine, which needs {least}: \
              raise the pod's memory limit, or let the RuntimeClass declare the overhead of {} MiB",
-            config.guest_overhead_mib + config.host_overhead_mib
+            config.overhead_mib()
         )));
     }
     Ok(Size {

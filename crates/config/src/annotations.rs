@@ -45,12 +45,11 @@ impl Config {
         if set.is_empty() {
             return Ok(self);
         }
-        let wrong = |_| ConfigError::Refused {
-            key: PREFIX.to_owned(),
-        };
-        let mut all = Table::try_from(&self).map_err(wrong)?;
-        all.extend(set);
-        all.try_into().map_err(|_| ConfigError::Refused {
+        let merged = Table::try_from(&self).map(|mut all| {
+            all.extend(set);
+            all.try_into().ok()
+        });
+        merged.ok().flatten().ok_or_else(|| ConfigError::Refused {
             key: PREFIX.to_owned(),
         })
     }

@@ -39,10 +39,8 @@ const fn setting(name: &'static str, range: Range, what: &'static str) -> Settin
 
 const fn of_pods(name: &'static str, range: Range, what: &'static str) -> Setting {
     Setting {
-        name,
-        what,
-        range,
         by_pod: true,
+        ..setting(name, range, what)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The reference of the configuration is written from its description.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fmt::Write;
 use std::path::Path;
 

@@ -11,6 +11,8 @@ use bulkhead_erofs::{
 };
 use tar::{Entry, EntryType};
 
+use sparse::Sparse;
+
 use crate::verify::Hashing;
 use crate::{Error, Result};
 
@@ -151,8 +153,9 @@ impl<'a> Builder<'a> {
 
     fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<()> {
         let header = entry.path_bytes().into_owned();
-        let sparse = sparse::read(entry).map_err(|e| self.refuse(&header, e.to_string()))?;
-        let path = sparse.and_then(|own| own.name).unwrap_or(header);
+        let mut sparse = sparse::read(entry).map_err(|e| self.refuse(&header, e.to_string()))?;
+        let name = sparse.as_mut().and_then(|own| own.name.take());
+        let path = name.unwrap_or(header);
         let parts = components(&path)
             .ok_or_else(|| self.refuse(&path, "its path leaves the root or is too deep"))?;
         let kind = entry.header().entry_type();
@@ -182,7 +185,7 @@ impl<'a> Builder<'a> {
             let added = self.writer.add(parent, hidden, attributes, content);
             return added.map(|_| ()).map_err(|e| self.convert(e));
         }
-        self.add(parent, name, kind, entry, &path)
+        self.add(parent, name, kind, entry, sparse, &path)
     }
 
     fn add<R: Read>(
@@ -191,6 +194,7 @@ impl<'a> Builder<'a> {
         name: &[u8],
         kind: EntryType,
         entry: &mut Entry<'_, R>,
+        sparse: Option<Sparse>,
         path: &[u8],
     ) -> Result<()> {
         if kind == EntryType::Link {
@@ -209,7 +213,7 @@ impl<'a> Builder<'a> {
         let content = match kind {
             EntryType::Directory => Content::Directory,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                Content::File(self.file(entry, path)?)
+                Content::File(self.file(entry, sparse, path)?)
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
@@ -228,10 +232,15 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn file<R: Read>(&mut self, entry: &mut Entry<'_, R>, path: &[u8]) -> Result<FileData> {
-        let wrong = |error: io::Error| self.refuse(path, error.to_string());
-        let data = match sparse::read(entry).map_err(wrong)? {
+    fn file<R: Read>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        sparse: Option<Sparse>,
+        path: &[u8],
+    ) -> Result<FileData> {
+        let data = match sparse {
             Some(sparse) => {
+                let wrong = |error: io::Error| self.refuse(path, error.to_string());
                 let (size, extents) = sparse.map(entry).map_err(wrong)?;
                 self.writer.write_sparse(entry, size, &extents)
             }

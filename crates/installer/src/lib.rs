@@ -33,7 +33,7 @@ pub mod version;
 
 pub use in_use::User;
 pub use install::{Report, Wish};
-pub use node::{Error, Node, Step};
+pub use node::{Error, Node, Step, chain};
 pub use state::StateError;
 pub use uninstall::Removal;
 pub use verify::{Status, Verdict, Verification, VersionStatus};

@@ -151,8 +151,8 @@ pub enum Error {
     Stopped(Step),
 }
 
-/// An error inside of another's text, with its causes.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error with its causes, in one line, joined by colons.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
         .map(ToString::to_string)

@@ -1,8 +1,11 @@
 //! Container runtimes: their names, sockets, units and versions.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::tree::Tree;
 
 /// microk8s' configuration of containerd, in which the snap fills in paths.
 pub(crate) const MICROK8S: &str = "/var/snap/microk8s/current/args/containerd-template.toml";
@@ -71,6 +74,13 @@ impl Runtime {
             Self::K0s => "/run/k0s/containerd.sock",
             Self::Microk8s => "/var/snap/microk8s/common/run/containerd.sock",
         }
+    }
+
+    /// Where its CRI socket is for this process, which sees the machine's root
+    /// at another place.
+    #[must_use]
+    pub fn socket_in(self, tree: &Tree) -> PathBuf {
+        tree.outside(Path::new(self.socket()))
     }
 
     /// systemd units one of which runs it; none where a change needs no

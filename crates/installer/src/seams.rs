@@ -1,7 +1,7 @@
 //! What an installation needs of others: a program that checks the runtime's
 //! configuration, one that restarts it, and a pod to try.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::config::Place;
@@ -119,6 +119,24 @@ pub struct NoRestart;
 impl Supervisor for NoRestart {
     fn restart(&mut self, _: Runtime) -> Result<(), Reason> {
         Ok(())
+    }
+}
+
+/// What checks the configuration of a runtime: the program that was given, or
+/// else the runtime's own on PATH. Below another root than `/` there is no PATH
+/// to ask.
+#[must_use]
+pub fn validator(given: Option<&Path>, runtime: Runtime, root: &Path) -> Box<dyn Validator> {
+    let on_path = || {
+        let name = runtime.program().filter(|_| root == Path::new("/"))?;
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path)
+            .map(|dir| dir.join(name))
+            .find(|path| path.is_file())
+    };
+    match given.map(Path::to_owned).or_else(on_path) {
+        Some(program) => Box::new(OwnProgram(program)),
+        None => Box::new(NoValidator),
     }
 }
 

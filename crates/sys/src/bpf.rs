@@ -1,6 +1,6 @@
-//! The little of bpf(2) that hands the connections to a network namespace's
-//! loopback interface to one socket. linux/bpf.h;
-//! Documentation/bpf/prog_sk_lookup.rst.
+//! The little of bpf(2) that is used: programs loaded, put on a control group,
+//! and one that hands the connections to a network namespace's loopback
+//! interface to one socket. linux/bpf.h; Documentation/bpf/prog_sk_lookup.rst.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -8,15 +8,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const MAP_CREATE: u32 = 0;
 const MAP_UPDATE_ELEM: u32 = 2;
 const PROG_LOAD: u32 = 5;
+const PROG_ATTACH: u32 = 8;
 const LINK_CREATE: u32 = 28;
 
 const MAP_TYPE_SOCKMAP: u32 = 15;
+const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
+const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ATTACH_SK_LOOKUP: u32 = 36;
-
-/// One instruction: opcode, destination register, source register, offset,
-/// immediate value. Documentation/bpf/standardization/instruction-set.rst.
-type Instruction = (u8, u8, u8, i16, i32);
+const ALLOW_MULTI: u32 = 2;
 
 const LOAD_WORD: u8 = 0x61;
 const STORE_WORD: u8 = 0x62;
@@ -45,30 +45,30 @@ const LOOPBACK: i32 = 1;
 
 /// "Every TCP connection over the loopback interface, whatever its port, is
 /// for the socket in the map."
-fn program(map: i32) -> [Instruction; 21] {
+fn program(map: i32) -> [u64; 21] {
     [
-        (MOVE, 6, 1, 0, 0),
-        (LOAD_WORD, 0, 6, PROTOCOL, 0),
-        (JUMP_IF_NOT, 0, 0, 16, TCP),
-        (LOAD_WORD, 0, 6, INGRESS_INTERFACE, 0),
-        (JUMP_IF_NOT, 0, 0, 14, LOOPBACK),
-        (STORE_WORD, 10, 0, -4, 0),
-        (LOAD_IMMEDIATE_64, 1, MAP_DESCRIPTOR, 0, map),
-        (0, 0, 0, 0, 0),
-        (MOVE, 2, 10, 0, 0),
-        (ADD_IMMEDIATE, 2, 0, 0, -4),
-        (CALL, 0, 0, 0, MAP_LOOKUP_ELEM),
-        (JUMP_IF, 0, 0, 7, 0),
-        (MOVE, 7, 0, 0, 0),
-        (MOVE, 1, 6, 0, 0),
-        (MOVE, 2, 7, 0, 0),
-        (MOVE_IMMEDIATE, 3, 0, 0, 0),
-        (CALL, 0, 0, 0, SK_ASSIGN),
-        (MOVE, 1, 7, 0, 0),
-        (CALL, 0, 0, 0, SK_RELEASE),
+        instruction(MOVE, 6, 1, 0, 0),
+        instruction(LOAD_WORD, 0, 6, PROTOCOL, 0),
+        instruction(JUMP_IF_NOT, 0, 0, 16, TCP),
+        instruction(LOAD_WORD, 0, 6, INGRESS_INTERFACE, 0),
+        instruction(JUMP_IF_NOT, 0, 0, 14, LOOPBACK),
+        instruction(STORE_WORD, 10, 0, -4, 0),
+        instruction(LOAD_IMMEDIATE_64, 1, MAP_DESCRIPTOR, 0, map),
+        instruction(0, 0, 0, 0, 0),
+        instruction(MOVE, 2, 10, 0, 0),
+        instruction(ADD_IMMEDIATE, 2, 0, 0, -4),
+        instruction(CALL, 0, 0, 0, MAP_LOOKUP_ELEM),
+        instruction(JUMP_IF, 0, 0, 7, 0),
+        instruction(MOVE, 7, 0, 0, 0),
+        instruction(MOVE, 1, 6, 0, 0),
+        instruction(MOVE, 2, 7, 0, 0),
+        instruction(MOVE_IMMEDIATE, 3, 0, 0, 0),
+        instruction(CALL, 0, 0, 0, SK_ASSIGN),
+        instruction(MOVE, 1, 7, 0, 0),
+        instruction(CALL, 0, 0, 0, SK_RELEASE),
         // Where all three jumps go: "look further, as you would".
-        (MOVE_IMMEDIATE, 0, 0, 0, 1),
-        (EXIT, 0, 0, 0, 0),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, 1),
+        instruction(EXIT, 0, 0, 0, 0),
     ]
 }
 
@@ -90,7 +90,11 @@ pub fn take_loopback(listener: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io:
         0,
     ];
     call(MAP_UPDATE_ELEM, &mut update)?;
-    let program = load(&program(map.as_raw_fd()).map(encode))?;
+    let program = load(
+        PROG_TYPE_SK_LOOKUP,
+        ATTACH_SK_LOOKUP,
+        &program(map.as_raw_fd()),
+    )?;
     let attach = pair(
         program.as_raw_fd().cast_unsigned(),
         namespace.as_raw_fd().cast_unsigned(),
@@ -98,23 +102,43 @@ pub fn take_loopback(listener: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io:
     descriptor(LINK_CREATE, &mut [attach, pair(ATTACH_SK_LOOKUP, 0)])
 }
 
-fn encode((code, to, from, offset, value): Instruction) -> u64 {
-    let registers = u64::from(from << 4 | to);
+/// struct bpf_insn as a number: opcode, destination register, source register,
+/// offset, immediate value.
+/// Documentation/bpf/standardization/instruction-set.rst.
+pub fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
     u64::from(code)
-        | registers << 8
+        | u64::from(from << 4 | to) << 8
         | u64::from(offset.cast_unsigned()) << 16
         | u64::from(value.cast_unsigned()) << 32
 }
 
-fn load(program: &[u64]) -> io::Result<OwnedFd> {
+/// Puts a program on a cgroup of version 2 that decides which devices its
+/// processes may use, beside those that are there. It stays as long as the
+/// cgroup. BPF_PROG_TYPE_CGROUP_DEVICE.
+///
+/// # Errors
+/// What bpf(2) says: `EPERM` without the rights, `EINVAL` or `EACCES` for a
+/// program the verifier refuses.
+pub fn filter_devices(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+    let loaded = load(PROG_TYPE_CGROUP_DEVICE, 0, program)?;
+    let target = pair(
+        cgroup.as_raw_fd().cast_unsigned(),
+        loaded.as_raw_fd().cast_unsigned(),
+    );
+    let mut attributes = [target, pair(ATTACH_CGROUP_DEVICE, ALLOW_MULTI)];
+    call(PROG_ATTACH, &mut attributes).map(drop)
+}
+
+/// Loads a program of a type, for an attach type where that type wants one.
+fn load(kind: u32, attach: u32, program: &[u64]) -> io::Result<OwnedFd> {
     let licence = c"Apache-2.0";
     let count = u32::try_from(program.len()).unwrap_or(u32::MAX);
     let mut attributes = [0_u64; 9];
-    attributes[0] = pair(PROG_TYPE_SK_LOOKUP, count);
+    attributes[0] = pair(kind, count);
     attributes[1] = program.as_ptr() as u64;
     attributes[2] = licence.as_ptr() as u64;
     // Behind name and interface: the expected attach type.
-    attributes[8] = pair(0, ATTACH_SK_LOOKUP);
+    attributes[8] = pair(0, attach);
     descriptor(PROG_LOAD, &mut attributes)
 }
 

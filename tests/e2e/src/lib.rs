@@ -15,7 +15,7 @@ mod node;
 mod software;
 
 pub use k8s_cri::v1 as cri;
-pub use node::{Container, Executed, Forwarded, Node, Pod};
+pub use node::{Container, Executed, Forwarded, Node, Pod, in_machine, remove_cgroup};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -283,4 +283,13 @@ pub fn busybox_image(dir: &Path) {
         "umoci",
         &["config", "--image", &image, "--config.cmd", "/bin/sh"],
     );
+}
+
+/// splitmix64: a walk is the same every time.
+pub fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

@@ -57,6 +57,22 @@ fn handler() -> String {
     std::env::var("BULKHEAD_E2E_HANDLER").unwrap_or_else(|_| "kata".to_owned())
 }
 
+/// Do pods run in machines? What only a machine has is not expected of runc.
+#[must_use]
+pub fn in_machine() -> bool {
+    handler() != "runc"
+}
+
+/// Removes a control group that is empty, in every hierarchy: of version 2, or
+/// those of version 1.
+pub fn remove_cgroup(name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    for entry in std::fs::read_dir(root).into_iter().flatten() {
+        let _ = std::fs::remove_dir(entry.unwrap().path().join(name));
+    }
+    let _ = std::fs::remove_dir(root.join(name));
+}
+
 /// A containerd with nothing in it but one image.
 #[derive(Debug)]
 pub struct Node {
@@ -387,10 +403,7 @@ impl Drop for Node {
         }
         tool("ip", &["netns", "delete", &self.namespace]);
         // As the kubelet does: the pods' groups are the shims' business.
-        for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten() {
-            let _ = std::fs::remove_dir(entry.unwrap().path().join(&self.namespace));
-        }
-        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.namespace));
+        remove_cgroup(&self.namespace);
     }
 }
 

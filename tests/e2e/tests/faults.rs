@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bulkhead_e2e::{Host, image};
+use bulkhead_e2e::{Host, image, next};
 
 /// Kills in the walk; each is a container of its own.
 const INJECTIONS: u64 = 200;
@@ -23,15 +23,6 @@ const VICTIMS: [&str; 5] = [
     "passt",
     "run",
 ];
-
-/// splitmix64: the walk is the same every time.
-fn next(seed: &mut u64) -> u64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *seed;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// Pids below a host's directory whose arguments begin with a word.
 fn pids(host: &Host, word: &str) -> Vec<i32> {

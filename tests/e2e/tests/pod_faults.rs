@@ -1,10 +1,6 @@
 //! Pods when something dies, and pods that are asked for nonsense.
 
-use bulkhead_e2e::Node;
-
-fn in_machine() -> bool {
-    std::env::var("BULKHEAD_E2E_HANDLER").as_deref() != Ok("runc")
-}
+use bulkhead_e2e::{Node, in_machine};
 
 fn kill(pid: u32) {
     let pid = pid.to_string();

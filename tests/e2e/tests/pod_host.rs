@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_e2e::{Container, Node};
+use bulkhead_e2e::{Container, Node, in_machine, remove_cgroup};
 
 /// The group the kubelet makes for a pod, with its limit.
 struct PodGroup {
@@ -50,11 +50,7 @@ impl Drop for PodGroup {
         for dir in self.children() {
             let _ = std::fs::remove_dir(dir);
         }
-        let _ = std::fs::remove_dir(&self.dir);
-        // The other hierarchies of version 1.
-        for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten() {
-            let _ = std::fs::remove_dir(entry.unwrap().path().join(&self.name));
-        }
+        remove_cgroup(&self.name);
     }
 }
 
@@ -83,7 +79,7 @@ async fn a_pod_is_accounted_for_where_the_kubelet_looks() {
 
 #[tokio::test]
 async fn a_group_too_small_for_a_machine_is_refused_and_nothing_is_killed() {
-    if std::env::var("BULKHEAD_E2E_HANDLER").as_deref() == Ok("runc") {
+    if !in_machine() {
         return;
     }
     let node = Node::start().await;
@@ -152,7 +148,7 @@ fn get(address: &str, path: &str) -> String {
 #[tokio::test]
 async fn pods_say_how_they_are() {
     use std::io::{BufRead, BufReader};
-    if std::env::var("BULKHEAD_E2E_HANDLER").as_deref() == Ok("runc") {
+    if !in_machine() {
         return;
     }
     let node = Node::start().await;

@@ -3,15 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use bulkhead_e2e::Node;
 use bulkhead_e2e::cri::security_profile::ProfileType;
 use bulkhead_e2e::cri::{
     Capability, Int64Value, KeyValue, LinuxContainerSecurityContext, Mount, SecurityProfile,
 };
-
-fn in_machine() -> bool {
-    std::env::var("BULKHEAD_E2E_HANDLER").as_deref() != Ok("runc")
-}
+use bulkhead_e2e::{Node, in_machine};
 
 /// Changes a container's security context.
 fn secure(

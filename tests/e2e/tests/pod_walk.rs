@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bulkhead_e2e::Node;
+use bulkhead_e2e::{Node, in_machine, next};
 
 /// Kills in the walk; each is a pod of its own.
 const INJECTIONS: u64 = 40;
@@ -18,15 +18,6 @@ const CLEANED: Duration = Duration::from_secs(5);
 
 /// How long the kubelet would at least go on asking.
 const AGAIN: Duration = Duration::from_secs(20);
-
-/// splitmix64: the walk is the same every time.
-fn next(seed: &mut u64) -> u64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *seed;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// Every call of a short life. What fails after a kill may fail; it has to end.
 async fn life(node: &Node, name: &str) -> Result<(), tonic::Status> {
@@ -78,7 +69,7 @@ fn kill(pids: &[u32]) -> usize {
 
 #[tokio::test]
 async fn whatever_is_killed_whenever_nothing_is_left() {
-    if std::env::var("BULKHEAD_E2E_HANDLER").as_deref() == Ok("runc") {
+    if !in_machine() {
         return;
     }
     let mut node = Node::start().await;

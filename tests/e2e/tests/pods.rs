@@ -1,11 +1,6 @@
 //! Pods, as the kubelet makes them.
 
-use bulkhead_e2e::Node;
-
-/// Tests of what only a machine has are not for runc.
-fn in_machine() -> bool {
-    std::env::var("BULKHEAD_E2E_HANDLER").as_deref() != Ok("runc")
-}
+use bulkhead_e2e::{Node, in_machine};
 
 #[tokio::test]
 async fn containers_of_a_pod_share_its_kernel_name_and_network() {

@@ -2,12 +2,12 @@
 //! Kernel documentation, admin-guide/cgroup-v2, "Device controller";
 //! linux/bpf.h.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
+use bulkhead_sys::bpf::{filter_devices, instruction};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
 
 use super::error::{Error, Result, Tried};
-use super::syscalls;
 
 /// Rules at most; a program of them stays far below the verifier's limit.
 const RULE_LIMIT: usize = 512;
@@ -135,40 +135,7 @@ pub(super) fn attach(cgroup: BorrowedFd<'_>, spec: &Spec) -> Result<()> {
             access: ALL,
         });
     }
-    load(cgroup, &program(&list)).tried(|| "restrict the container's devices".to_owned())
-}
-
-fn load(cgroup: BorrowedFd<'_>, program: &[u64]) -> std::io::Result<()> {
-    const PROG_LOAD: u32 = 5;
-    const PROG_ATTACH: u32 = 8;
-    const TYPE_CGROUP_DEVICE: u64 = 15;
-    const ATTACH_CGROUP_DEVICE: u64 = 6;
-    const ALLOW_MULTI: u64 = 2;
-    let licence = c"Apache-2.0";
-    // union bpf_attr of BPF_PROG_LOAD: type and count, code, licence, log.
-    let mut attributes = [
-        TYPE_CGROUP_DEVICE | (program.len() as u64) << 32,
-        program.as_ptr() as u64,
-        licence.as_ptr() as u64,
-        0,
-        0,
-        0,
-    ];
-    let loaded = syscalls::bpf(PROG_LOAD, &mut attributes)?;
-    let loaded = loaded.ok_or_else(|| std::io::Error::other("no program came back"))?;
-    let mut attributes = [
-        cgroup.as_raw_fd() as u64 | (loaded.as_raw_fd() as u64) << 32,
-        ATTACH_CGROUP_DEVICE | ALLOW_MULTI << 32,
-    ];
-    syscalls::bpf(PROG_ATTACH, &mut attributes).map(|_| ())
-}
-
-/// struct bpf_insn as a number: code, registers, offset, immediate.
-fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
-    u64::from(code)
-        | u64::from(destination | source << 4) << 8
-        | u64::from(offset.cast_unsigned()) << 16
-        | u64::from(immediate.cast_unsigned()) << 32
+    filter_devices(cgroup, &program(&list)).tried(|| "restrict the container's devices".to_owned())
 }
 
 const LOAD_WORD: u8 = 0x61;

@@ -1,7 +1,7 @@
 //! System calls rustix lacks. All `unsafe` of the agent is here.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
@@ -242,28 +242,6 @@ pub(super) fn make_standard(fd: BorrowedFd<'_>, number: i32) -> std::io::Result<
     // SAFETY: 0, 1 and 2 of a child about to execute belong to nobody in it;
     // dup2 clears close-on-exec on the copy.
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) })
-}
-
-/// bpf(2) with an attribute block of the caller's; a descriptor comes back.
-pub(super) fn bpf(command: u32, attributes: &mut [u64]) -> std::io::Result<Option<OwnedFd>> {
-    const BPF_PROG_LOAD: u32 = 5;
-    // SAFETY: the block lives through the call and its length is told; the
-    // pointers in it are the caller's live buffers, which the kernel only
-    // reads.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            attributes.as_mut_ptr(),
-            size_of_val(attributes),
-        )
-    };
-    check(result as i32)?;
-    if command != BPF_PROG_LOAD {
-        return Ok(None);
-    }
-    // SAFETY: PROG_LOAD gave a new descriptor that nobody else owns.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(result as i32) }))
 }
 
 fn check(result: i32) -> std::io::Result<()> {

@@ -9,9 +9,7 @@ use std::process::ExitCode;
 use bulkhead_installer::cri::Cri;
 use bulkhead_installer::preflight::{Finding, Weight};
 use bulkhead_installer::runtime::Runtime;
-use bulkhead_installer::seams::{
-    NoRestart, NoValidator, OwnProgram, Script, Smoke, Supervisor, Validator,
-};
+use bulkhead_installer::seams::{self, NoRestart, Script, Smoke, Supervisor, Validator};
 use bulkhead_installer::systemd::Systemd;
 use bulkhead_installer::tree::Tree;
 use bulkhead_installer::{Error, Node, Status, Step, Verdict, Wish};
@@ -144,19 +142,7 @@ fn supervisor(options: &RestartOptions, root: &Path) -> Box<dyn Supervisor> {
 }
 
 fn validator(machine: &MachineOptions, runtime: Runtime) -> Box<dyn Validator> {
-    let on_path = || {
-        let name = runtime
-            .program()
-            .filter(|_| machine.host_root == Path::new("/"))?;
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path)
-            .map(|dir| dir.join(name))
-            .find(|path| path.is_file())
-    };
-    match machine.check_with.clone().or_else(on_path) {
-        Some(program) => Box::new(OwnProgram(program)),
-        None => Box::new(NoValidator),
-    }
+    seams::validator(machine.check_with.as_deref(), runtime, &machine.host_root)
 }
 
 fn say_step(step: Step) -> ControlFlow<()> {

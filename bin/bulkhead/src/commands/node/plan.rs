@@ -90,8 +90,8 @@ fn runtime_of(choice: RuntimeChoice) -> Runtime {
 
 /// Where the runtime answers.
 pub(super) fn socket(machine: &MachineOptions, tree: &Tree, runtime: Runtime) -> PathBuf {
-    let default = || tree.outside(Path::new(runtime.socket()));
-    machine.socket.clone().unwrap_or_else(default)
+    let given = machine.socket.clone();
+    given.unwrap_or_else(|| runtime.socket_in(tree))
 }
 
 /// What the runtime says, when it runs.
