@@ -7,12 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use bulkhead_bundle::Kind;
 use bulkhead_sys::jail::Jail;
 use rustix::fs::{Mode, OFlags};
 
 use crate::args::Args;
 use crate::place::Place;
-use bulkhead_bundle::Kind;
 
 /// Why a pod could not be begun.
 #[derive(Debug, thiserror::Error)]

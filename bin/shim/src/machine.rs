@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use bulkhead_bundle::Size;
 use bulkhead_config::Config;
 use bulkhead_hypervisor::{BootImage, Disk, DiskSource, VmConfig};
 use bulkhead_provision::monitor::{self, Monitor};
@@ -16,7 +17,6 @@ use oci_spec::runtime::Spec;
 
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
-use bulkhead_bundle::Size;
 
 /// Tag of the one share of a pod.
 pub(crate) const SHARE: &str = "pod";

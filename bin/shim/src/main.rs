@@ -12,6 +12,7 @@
 
 mod args;
 mod begin;
+mod connections;
 mod end;
 mod events;
 mod failure;

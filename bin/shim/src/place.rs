@@ -9,10 +9,12 @@
 //! ```
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bulkhead_sys::cgroup::Cgroup;
+use rustix::process::{PidfdFlags, pidfd_open};
 use sha2::{Digest, Sha256};
 
 /// Characters of a key: enough that no two pods meet, few enough that a
@@ -81,6 +83,15 @@ impl Place {
                 place.remove();
             }
         }
+    }
+
+    /// The pod's process, if it lives: a descriptor of it (pidfd_open(2)).
+    pub(crate) fn process(&self) -> Option<OwnedFd> {
+        let pid = bulkhead_status::listener(&self.socket()).ok()?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Still the one that listens, so its number was not another's meanwhile.
+        let again = bulkhead_status::listener(&self.socket()).ok()?;
+        (again == pid).then_some(process)
     }
 
     /// Notes which network namespace has to be given back.

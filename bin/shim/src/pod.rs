@@ -9,6 +9,7 @@
 //! ```
 
 mod container;
+mod creation;
 mod exec;
 mod life;
 mod ports;
@@ -16,11 +17,12 @@ mod removal;
 mod status;
 mod tasks;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use bulkhead_bundle::{Kind, Size};
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
 use bulkhead_status::Kubernetes;
@@ -38,7 +40,6 @@ use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
 use crate::stdio::Paths;
-use bulkhead_bundle::{Kind, Size};
 
 pub(crate) use container::Container;
 
@@ -59,6 +60,10 @@ pub(crate) struct Pod {
     /// The life of the machine is over and told.
     over: watch::Sender<bool>,
     shutdown: Notify,
+    /// The pod itself was deleted.
+    deleted: watch::Sender<bool>,
+    /// Containers that are being made.
+    creating: watch::Sender<HashSet<String>>,
     // Held for map operations and the share's mounts, never across an await.
     state: Mutex<State>,
 }
@@ -108,6 +113,8 @@ impl Pod {
             stop: Notify::new(),
             over: watch::Sender::new(false),
             shutdown: Notify::new(),
+            deleted: watch::Sender::new(false),
+            creating: watch::Sender::default(),
             state: Mutex::default(),
         }
     }
@@ -145,6 +152,13 @@ impl Pod {
         }
     }
 
+    /// Answers when the pod itself was deleted.
+    pub(crate) async fn until_deleted(&self) {
+        let mut deleted = self.deleted.subscribe();
+        // The sender lives as long as `self`.
+        let _ = deleted.wait_for(|deleted| *deleted).await;
+    }
+
     /// containerd's Shutdown: refused by silence while containers are left.
     pub(crate) fn shut_down(&self, now: bool) {
         if now || self.lock().containers.is_empty() {
@@ -156,9 +170,7 @@ impl Pod {
     pub(crate) async fn create(self: &Arc<Self>, request: CreateTaskRequest) -> Outcome<u32> {
         let id = request.id.clone();
         bulkhead_protocol::name::check(&id).map_err(|e| Failure::invalid(e.to_string()))?;
-        if self.lock().containers.contains_key(&id) {
-            return Err(Failure::exists(format!("the container `{id}` exists")));
-        }
+        let _creation = self.creation(&id)?;
         if !request.checkpoint.is_empty() {
             return Err(Failure::unimplemented(
                 "a container in a virtual machine cannot be restored from a checkpoint",

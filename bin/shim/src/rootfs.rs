@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use bulkhead_bundle::Bind;
 use bulkhead_share::Detached;
 use containerd_shim_protos::api::Mount;
 use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::failure::{Failure, Outcome};
-use bulkhead_bundle::Bind;
 
 /// Layers of a root filesystem at most; overlayfs itself takes 500.
 const LAYER_LIMIT: usize = 500;

@@ -10,6 +10,7 @@ use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
 use crate::args::Args;
+use crate::connections::Connections;
 use crate::events::Publisher;
 use crate::place::Place;
 use crate::pod::Pod;
@@ -18,6 +19,9 @@ use crate::task::TaskApi;
 /// Names containerd 1.x and 2.x know the same calls by.
 const TASK_V2: &str = "containerd.task.v2.Task";
 const TASK_V3: &str = "containerd.task.v3.Task";
+
+/// Connections that may wait: one for each container, when containerd comes back.
+const BACKLOG: i32 = 1024;
 
 /// Why a pod's process could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +51,16 @@ pub(crate) fn run(args: &Args, listener: i32) -> Result<(), Error> {
 }
 
 async fn serve(args: &Args, listener: UnixListener) -> Result<(), Error> {
+    // Whoever connects learns whose socket it is now: not that of the process
+    // that made it.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| Error::Listen(error.into()))?;
     listener.set_nonblocking(true).map_err(Error::Listen)?;
     let listener = AsyncListener::from_std(listener).map_err(Error::Listen)?;
-    let connections = stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.map(|(socket, _)| socket);
-        Some((accepted, listener))
+    let connections = Connections::default();
+    let counted = connections.clone();
+    let accepted = stream::unfold((listener, counted), |(listener, counted)| async move {
+        let accepted = counted.accept(&listener).await;
+        Some((accepted, (listener, counted)))
     });
     let publisher = Publisher::start(&args.namespace, &args.address);
     let pod = Arc::new(Pod::new(args, publisher));
@@ -63,10 +72,19 @@ async fn serve(args: &Args, listener: UnixListener) -> Result<(), Error> {
     }
     services.extend(create_task(task));
     let mut server = Server::new()
-        .add_listener(Listener::new(Box::pin(connections)))
+        .add_listener(Listener::new(Box::pin(accepted)))
         .register_service(services);
     server.start().await.map_err(Error::Server)?;
-    pod.until_shutdown().await;
+    // A pod that was deleted and that nobody is connected to is forgotten, with
+    // whatever a containerd that was killed had begun in it.
+    let forgotten = async {
+        pod.until_deleted().await;
+        connections.none().await;
+    };
+    tokio::select! {
+        () = pod.until_shutdown() => {}
+        () = forgotten => {}
+    }
     // Answers and events that are under way leave first.
     let _ = server.shutdown().await;
     pod.close().await;

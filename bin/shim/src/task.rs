@@ -31,6 +31,14 @@ impl TaskApi {
         Self { pod }
     }
 
+    async fn set_paused(&self, id: String, paused: bool) -> ttrpc::Result<Empty> {
+        let pod = Arc::clone(&self.pod);
+        let call = if paused { "pause" } else { "resume" };
+        let changed = whole(async move { pod.pause(&id, paused).await }).await;
+        answer(call, changed)?;
+        Ok(Empty::new())
+    }
+
     fn state_of(&self, request: &StateRequest) -> Outcome<StateResponse> {
         let process = self.pod.process(&request.id, &request.exec_id)?;
         let (bundle, paused) = self.pod.bundle(&request.id)?;
@@ -66,6 +74,15 @@ fn answer<T>(call: &'static str, outcome: Outcome<T>) -> ttrpc::Result<T> {
     })
 }
 
+/// Sees work through that must not be left half done when containerd, which
+/// asked for it, goes away meanwhile: ttrpc drops the call then.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Outcome<T>> + Send + 'static,
+) -> Outcome<T> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(Failure::internal(error.to_string())))
+}
+
 fn size(number: u32) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
@@ -81,7 +98,9 @@ impl Task for TaskApi {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        let pid = answer("create", self.pod.create(request).await)?;
+        let pod = Arc::clone(&self.pod);
+        let created = whole(async move { pod.create(request).await }).await;
+        let pid = answer("create", created)?;
         Ok(CreateTaskResponse {
             pid,
             ..Default::default()
@@ -89,7 +108,9 @@ impl Task for TaskApi {
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
-        answer("start", self.pod.start(&request.id, &request.exec_id).await)?;
+        let pod = Arc::clone(&self.pod);
+        let started = whole(async move { pod.start(&request.id, &request.exec_id).await }).await;
+        answer("start", started)?;
         Ok(StartResponse {
             pid: std::process::id(),
             ..Default::default()
@@ -101,10 +122,9 @@ impl Task for TaskApi {
         _: &TtrpcContext,
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
-        let exit = answer(
-            "delete",
-            self.pod.delete(&request.id, &request.exec_id).await,
-        )?;
+        let pod = Arc::clone(&self.pod);
+        let deleted = whole(async move { pod.delete(&request.id, &request.exec_id).await }).await;
+        let exit = answer("delete", deleted)?;
         Ok(DeleteResponse {
             pid: std::process::id(),
             exit_status: exit.code,
@@ -126,13 +146,11 @@ impl Task for TaskApi {
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
-        answer("pause", self.pod.pause(&request.id, true).await)?;
-        Ok(Empty::new())
+        self.set_paused(request.id, true).await
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
-        answer("resume", self.pod.pause(&request.id, false).await)?;
-        Ok(Empty::new())
+        self.set_paused(request.id, false).await
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {

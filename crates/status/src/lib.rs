@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 /// The pods of this host; root's alone.
@@ -187,6 +188,16 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+/// Who called listen(2) last on a socket: the kernel's word, of a process that
+/// lives if nobody else holds the socket. unix(7), SO_PEERCRED.
+///
+/// # Errors
+/// When nobody listens.
+pub fn listener(socket: &Path) -> io::Result<Pid> {
+    let stream = connect(socket)?;
+    Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid)
 }
 
 /// Does nobody listen on a socket any more? One that only has not answered yet

@@ -163,6 +163,24 @@ impl Node {
         output.into()
     }
 
+    /// Has the shim clean up after a pod or a container, as containerd does:
+    /// in its bundle.
+    pub fn clean_up(&self, id: &str) {
+        let socket = self.path().join("containerd.sock").display().to_string();
+        let bundles = self
+            .path()
+            .join("state/io.containerd.runtime.v2.task/k8s.io");
+        let shim = crate::program().with_file_name("containerd-shim-bulkhead-v2");
+        let status = Command::new(shim)
+            .args(["-namespace", "k8s.io", "-address", &socket])
+            .args(["-id", id, "delete"])
+            .current_dir(bundles.join(id))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+    }
+
     /// Runs a command on the node, in its network namespace.
     #[must_use]
     pub fn shell(&self, script: &str) -> crate::Answer {

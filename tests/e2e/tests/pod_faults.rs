@@ -91,6 +91,26 @@ async fn a_dead_shim_leaves_nothing() {
     next.remove().await.unwrap();
 }
 
+/// What containerd does when it lost a connection: of a pod that lives all the
+/// same, or of a container whose pod does.
+#[tokio::test]
+async fn a_shim_that_is_told_to_clean_up_ends_what_lives() {
+    if !in_machine() {
+        return;
+    }
+    let node = Node::start().await;
+    let pod = node.pod("forgotten").await;
+    let lost = pod.start("lost", "sleep 1000").await;
+    let kept = pod.start("kept", "sleep 1000").await;
+    node.clean_up(&lost.id);
+    assert_eq!(lost.ended().await.exit_code, 137);
+    assert_eq!(kept.exec("echo well").await.out, "well");
+    node.clean_up(&pod.id);
+    assert!(node.shims().is_empty() && node.monitors().is_empty());
+    assert!(!pod.is_ready().await);
+    pod.remove().await.unwrap();
+}
+
 #[tokio::test]
 async fn wrong_commands_and_mounts_are_named_and_harm_nobody() {
     let node = Node::start().await;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bulkhead_bundle::Adapted;
 use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{AgentError, ContainerConfig, Sandbox, Volume};
 use bulkhead_share::Detached;
@@ -17,7 +18,6 @@ use crate::failure::{Failure, Outcome};
 use crate::process::{Exit, Process};
 use crate::stdio::{self, Pumps};
 use crate::{machine, rootfs};
-use bulkhead_bundle::Adapted;
 
 /// A container, or the pod itself.
 pub(crate) struct Container {

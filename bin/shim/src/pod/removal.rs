@@ -13,6 +13,7 @@ use crate::process::{Exit, Process, Status};
 impl Pod {
     /// Forgets a process that has ended; of a container, everything.
     pub(crate) async fn delete(self: &Arc<Self>, id: &str, exec: &str) -> Outcome<Exit> {
+        self.settled(id).await;
         let process = self.process(id, exec)?;
         let exit = match process.status() {
             Status::Stopped(exit) => exit,
@@ -72,6 +73,9 @@ impl Pod {
             }
         }
         let container = self.lock().containers.remove(id);
+        if is_pod {
+            self.deleted.send_replace(true);
+        }
         for name in container.iter().flat_map(Container::shared) {
             if let Some(share) = self.lock().share.as_mut() {
                 share.remove(name);

@@ -24,6 +24,7 @@ impl Pod {
         signal: u32,
         all: bool,
     ) -> Outcome<()> {
+        self.settled(id).await;
         let process = self.process(id, exec)?;
         if matches!(process.status(), Status::Stopped(_)) {
             return Err(Failure::missing("process already finished"));
