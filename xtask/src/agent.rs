@@ -7,14 +7,22 @@ use crate::run::{self, Outcome};
 /// Largest agent, bytes: every sandbox keeps a copy in memory.
 const SIZE_LIMIT: u64 = 4 << 20;
 
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+const DIRECTORY: &str = "target/guest";
+
+/// Where the built agent is.
+pub(crate) fn program() -> PathBuf {
+    let dir = run::workspace().join(DIRECTORY).join(TARGET);
+    dir.join("agent/bulkhead-agent")
+}
+
 /// Builds the agent for the guest; gives the program.
 ///
 /// The C library is linked in (the guest has none), by the gnu target every toolchain has. A
 /// target directory of its own keeps these flags from rebuilding everything else.
 pub(crate) fn build() -> Outcome<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
     let workspace = run::workspace();
-    let dir = workspace.join("target/guest");
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
         "-Crelocation-model=static".to_owned(),
@@ -32,11 +40,11 @@ pub(crate) fn build() -> Outcome<PathBuf> {
             TARGET,
         ])
         .arg("--target-dir")
-        .arg(&dir)
+        .arg(workspace.join(DIRECTORY))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env_remove("RUSTFLAGS");
     run::command(&mut build)?;
-    let program = dir.join(TARGET).join("agent/bulkhead-agent");
+    let program = program();
     let size = program
         .metadata()
         .map_err(|e| format!("`{}`: {e}", program.display()))?

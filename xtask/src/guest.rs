@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
-use bulkhead_guest::{BuildOptions, Cache, Guest, KernelKind, Phase, Progress};
+use bulkhead_guest::{BuildOptions, Cache, Guest, KernelKind, Phase, Preference, Progress};
 
 use crate::Kernel;
 use crate::run::Outcome;
@@ -17,10 +17,7 @@ pub(crate) fn build(kernel: Kernel) -> Outcome<Guest> {
     };
     let root = Cache::default_root().map_err(text)?;
     let cache = Cache::open(&root).map_err(text)?;
-    let mut printer = Printer {
-        phase: None,
-        started: Instant::now(),
-    };
+    let mut printer = Printer::default();
     let built = bulkhead_guest::build(&cache, &BuildOptions { kind, agent }, &mut printer);
     printer.end();
     let guest = built.map_err(text)?;
@@ -30,6 +27,13 @@ pub(crate) fn build(kernel: Kernel) -> Outcome<Guest> {
         guest.manifest.source
     );
     Ok(guest)
+}
+
+/// The tuned guest that was built last.
+pub(crate) fn newest_tuned() -> Outcome<Guest> {
+    let cache = Cache::default_root().and_then(|root| Cache::open(&root));
+    let newest = cache.and_then(|cache| cache.find(Preference::Only(KernelKind::Tuned)));
+    newest.map_err(text)
 }
 
 /// Is there a tuned kernel, whatever its agent?
@@ -42,7 +46,7 @@ pub(crate) fn has_tuned() -> bool {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
-fn text(error: bulkhead_guest::Error) -> String {
+pub(crate) fn text(error: bulkhead_guest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(source) = cause {
@@ -52,13 +56,23 @@ fn text(error: bulkhead_guest::Error) -> String {
     text
 }
 
-struct Printer {
+/// Shows what a build does, and how long each part took.
+pub(crate) struct Printer {
     phase: Option<Phase>,
     started: Instant,
 }
 
+impl Default for Printer {
+    fn default() -> Self {
+        Self {
+            phase: None,
+            started: Instant::now(),
+        }
+    }
+}
+
 impl Printer {
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if self.phase.take().is_some() {
             println!(" {:.0} s", self.started.elapsed().as_secs_f64());
         }

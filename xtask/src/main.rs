@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod fuzz;
 mod guest;
+mod lab;
 mod prerequisites;
 mod run;
 mod test;
@@ -38,6 +39,11 @@ enum Task {
         /// Rounds; each runs everybody once
         #[arg(long, default_value_t = 10)]
         rounds: u32,
+        /// On real KVM and a clock that counts instructions, whatever the machine does
+        #[arg(long)]
+        lab: bool,
+        #[arg(long, hide = true)]
+        prepared: bool,
     },
     /// Fuzz everything that reads what comes from outside
     Fuzz {
@@ -46,6 +52,18 @@ enum Task {
         /// Time for each
         #[arg(long, default_value_t = 60)]
         seconds: u32,
+    },
+    /// Run a command on this machine's files under a kernel that has real KVM
+    ///
+    /// What it writes is gone afterwards, but for target/lab/out.
+    #[command(after_help = "Example: cargo xtask lab -- target/debug/bulkhead check")]
+    Lab {
+        /// Let its clock count instructions instead of time
+        #[arg(long)]
+        instruction_clock: bool,
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
     },
     /// Build the guest into the cache and print where it is
     Guest {
@@ -74,7 +92,22 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds } => {
             prerequisites::install(yes).and_then(|()| fuzz::run(target.as_deref(), seconds))
         }
-        Task::Bench { rounds } => bench::run(yes, rounds),
+        Task::Bench {
+            rounds,
+            lab,
+            prepared,
+        } => {
+            let options = bench::Options {
+                rounds,
+                lab,
+                prepared,
+            };
+            bench::run(yes, options)
+        }
+        Task::Lab {
+            instruction_clock,
+            command,
+        } => lab::run(yes, lab::Options { instruction_clock }, &command),
         Task::Guest { kernel } => prerequisites::install(yes)
             .and_then(|()| guest::build(kernel))
             .map(|_| ()),

@@ -22,6 +22,39 @@ pub struct BuildOptions {
     pub agent: PathBuf,
 }
 
+/// A distribution's kernel in the cache, for a machine that is no sandbox.
+#[derive(Debug)]
+pub struct HostKernel {
+    /// Its image.
+    pub image: PathBuf,
+    /// The modules that were asked for and those they need, in load order.
+    pub modules: Vec<PathBuf>,
+}
+
+/// Fetches the kernel a Debian meta package names with some of its modules, or
+/// gives what was fetched before.
+///
+/// # Errors
+/// [`Error`]; nothing half-fetched is left where it could be found.
+pub fn host_kernel(
+    cache: &Cache,
+    meta: &str,
+    modules: &[&str],
+    progress: &mut dyn Progress,
+) -> Result<HostKernel> {
+    let _lock = cache.lock(progress)?;
+    let package = distro::package(meta)?;
+    let wanted = Sha256::of(modules.join(" ").as_bytes());
+    let make = |scratch: &Path, log: &Path, progress: &mut dyn Progress| {
+        make_distro(&package, modules, scratch, log, progress)
+    };
+    let dir = kept(cache, "host", &package, wanted, progress, make)?;
+    Ok(HostKernel {
+        image: dir.join("kernel"),
+        modules: self::modules(&dir)?,
+    })
+}
+
 /// A kernel in the cache.
 struct Kernel {
     dir: PathBuf,
@@ -108,8 +141,30 @@ fn kernel(cache: &Cache, kind: KernelKind, progress: &mut dyn Progress) -> Resul
     };
     let package = match kind {
         KernelKind::Tuned => Package::find(tuned::PACKAGE)?,
-        KernelKind::Distro => distro::package()?,
+        KernelKind::Distro => distro::package(distro::META)?,
     };
+    let make = |scratch: &Path, log: &Path, progress: &mut dyn Progress| match kind {
+        KernelKind::Tuned => make_tuned(&package, scratch, log, progress),
+        KernelKind::Distro => make_distro(&package, &distro::MODULES, scratch, log, progress),
+    };
+    let dir = kept(cache, kind.word(), &package, options, progress, make)?;
+    Ok(Kernel {
+        dir,
+        source: package.label(),
+        options,
+    })
+}
+
+/// The directory in the cache of what is made of a package with some options;
+/// it is made unless it is there.
+fn kept(
+    cache: &Cache,
+    word: &str,
+    package: &Package,
+    options: Sha256,
+    progress: &mut dyn Progress,
+    make: impl FnOnce(&Path, &Path, &mut dyn Progress) -> Result<PathBuf>,
+) -> Result<PathBuf> {
     let options_text = options.to_string();
     let key = Sha256::of_inputs(&[
         ("builder", BUILDER),
@@ -117,27 +172,17 @@ fn kernel(cache: &Cache, kind: KernelKind, progress: &mut dyn Progress) -> Resul
         ("sha256", package.sha256.as_bytes()),
         ("options", options_text.as_bytes()),
     ]);
-    let target = cache
-        .dir("kernels")
-        .join(format!("{}-{}", kind.word(), key.short()));
-    let source = package.label();
+    let target = cache.dir("kernels").join(format!("{word}-{}", key.short()));
     if !target.join("kernel").exists() {
         let scratch = cache.scratch()?;
-        let log = cache.dir(&format!("{}-kernel.log", kind.word()));
+        let log = cache.dir(&format!("{word}-kernel.log"));
         let _ = std::fs::remove_file(&log);
-        let done = match kind {
-            KernelKind::Tuned => make_tuned(&package, &scratch, &log, progress)?,
-            KernelKind::Distro => make_distro(&package, &scratch, &log, progress)?,
-        };
+        let done = make(&scratch, &log, progress)?;
         progress.update(Phase::Publish, 0, 0);
         publish(&done, &target)?;
         let _ = cache.scratch();
     }
-    Ok(Kernel {
-        dir: target,
-        source,
-        options,
-    })
+    Ok(target)
 }
 
 fn make_tuned(
@@ -155,19 +200,20 @@ fn make_tuned(
 
 fn make_distro(
     package: &Package,
+    modules: &[&str],
     scratch: &Path,
     log: &Path,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf> {
-    let fetched = distro::fetch(package, scratch, log, progress)?;
+    let fetched = distro::fetch(package, modules, scratch, log, progress)?;
     let done = scratch.join("done");
-    let modules = done.join("modules");
-    std::fs::create_dir_all(&modules).map_err(Error::file("make", &modules))?;
+    let dir = done.join("modules");
+    std::fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
     std::fs::rename(&fetched.image, done.join("kernel"))
         .map_err(Error::file("move", &fetched.image))?;
     for (index, module) in fetched.modules.iter().enumerate() {
         let file = module.file_name().unwrap_or_default().to_string_lossy();
-        let to = modules.join(format!("{index:03}-{file}"));
+        let to = dir.join(format!("{index:03}-{file}"));
         std::fs::rename(module, &to).map_err(Error::file("move", module))?;
     }
     Ok(done)

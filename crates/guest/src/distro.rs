@@ -9,8 +9,8 @@ use crate::{Error, Phase, Progress, Result};
 /// The package that always names the newest.
 pub(crate) const META: &str = "linux-image-cloud-amd64";
 
-/// Modules wanted; those built in are skipped, those they need come first.
-const MODULES: [&str; 21] = [
+/// Modules a sandbox wants; those built in are skipped, those they need come first.
+pub(crate) const MODULES: [&str; 21] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_console",
@@ -41,12 +41,12 @@ pub(crate) struct DistroKernel {
 }
 
 /// The real package behind the meta package.
-pub(crate) fn package() -> Result<Package> {
-    let meta = Package::find(META)?;
-    let real = meta
+pub(crate) fn package(meta: &str) -> Result<Package> {
+    let found = Package::find(meta)?;
+    let real = found
         .dependency("linux-image-")
         .ok_or_else(|| Error::NoPackage {
-            package: format!("{META}'s kernel"),
+            package: format!("{meta}'s kernel"),
         })?;
     Package::find(&real)
 }
@@ -54,6 +54,7 @@ pub(crate) fn package() -> Result<Package> {
 /// Downloads and unpacks it in `dir`.
 pub(crate) fn fetch(
     package: &Package,
+    modules: &[&str],
     dir: &Path,
     log: &Path,
     progress: &mut dyn Progress,
@@ -67,7 +68,7 @@ pub(crate) fn fetch(
     let mut files = BTreeMap::new();
     collect(&tree, &mut files)?;
     let mut order = Vec::new();
-    for name in MODULES {
+    for name in modules {
         add(name, &files, &mut order, 0)?;
     }
     Ok(DistroKernel {

@@ -28,7 +28,7 @@ mod process;
 mod progress;
 mod tuned;
 
-pub use build::{BuildOptions, build};
+pub use build::{BuildOptions, HostKernel, build, host_kernel};
 pub use cache::{Cache, Guest, Preference};
 pub use digest::Sha256;
 pub use elf::pvh_entry;

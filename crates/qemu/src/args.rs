@@ -154,12 +154,14 @@ impl Machine {
                     .pair("-cpu", "max");
             }
         }
-        // Only a vhost-user server needs to map the guest's memory.
-        let share = if self.shares.is_empty() { "off" } else { "on" };
-        args.pair(
-            "-object",
-            format!("memory-backend-memfd,id=ram,size={mebibytes}M,share={share}"),
-        );
+        // Only a vhost-user server needs to map the guest's memory. Otherwise it
+        // is anonymous: a private mapping of a file would hold two pages for
+        // each that the guest writes, and get no huge ones.
+        let backend = match self.shares.is_empty() {
+            true => "memory-backend-ram",
+            false => "memory-backend-memfd,share=on",
+        };
+        args.pair("-object", format!("{backend},id=ram,size={mebibytes}M"));
         args.pair(
             "-M",
             "microvm,memory-backend=ram,rtc=on,pcie=off,usb=off,graphics=off",

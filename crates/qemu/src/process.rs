@@ -75,6 +75,12 @@ impl Process {
         jail.no_new_privileges().limits(FILE_LIMIT);
         if let Some((uid, gid)) = config.user {
             jail.user(uid, gid).isolate();
+            if let Some(group) = accelerator
+                .group()
+                .map_err(failed("no way to `/dev/kvm`"))?
+            {
+                jail.group(group);
+            }
         }
         let mut machine =
             inherit(config, &mut jail).map_err(failed("its files could not be prepared"))?;

@@ -14,6 +14,7 @@ use std::process::Command;
 pub struct Jail {
     inherit: Vec<OwnedFd>,
     user: Option<(u32, u32)>,
+    group: Option<u32>,
     namespaces: libc::c_int,
     limits: Vec<(libc::__rlimit_resource_t, u64)>,
     no_new_privileges: bool,
@@ -43,10 +44,18 @@ impl Jail {
         number
     }
 
-    /// Runs the child as this user and group, without supplementary groups.
+    /// Runs the child as this user and group, without supplementary groups but
+    /// the one of [`Jail::group`].
     /// Needs `CAP_SETUID` and `CAP_SETGID`.
     pub fn user(&mut self, uid: u32, gid: u32) -> &mut Self {
         self.user = Some((uid, gid));
+        self
+    }
+
+    /// Leaves the child of another user one supplementary group: that of a
+    /// device it has to open.
+    pub fn group(&mut self, gid: u32) -> &mut Self {
+        self.group = Some(gid);
         self
     }
 
@@ -86,6 +95,7 @@ impl Jail {
         let Self {
             inherit,
             user,
+            group,
             namespaces,
             limits,
             no_new_privileges,
@@ -94,7 +104,7 @@ impl Jail {
         let setup = move || {
             restrict(&numbers, namespaces, &limits)?;
             if let Some((uid, gid)) = user {
-                become_user(uid, gid)?;
+                become_user(uid, gid, group)?;
             }
             if no_new_privileges {
                 prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
@@ -152,9 +162,11 @@ fn restrict(
     Ok(())
 }
 
-fn become_user(uid: u32, gid: u32) -> io::Result<()> {
-    // SAFETY: a zero count makes setgroups ignore the pointer.
-    check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+fn become_user(uid: u32, gid: u32, group: Option<u32>) -> io::Result<()> {
+    let groups = group.as_slice();
+    // SAFETY: the pointer is to as many live numbers as the count says; of a
+    // count of zero it is ignored.
+    check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
     // SAFETY: plain integers; group first, while the right to change it lasts.
     check(unsafe { libc::setresgid(gid, gid, gid) })?;
     // SAFETY: plain integers.

@@ -8,7 +8,7 @@ mod pods;
 mod report;
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -18,18 +18,61 @@ use self::bare::Bare;
 use self::contender::{Contender, bulkhead, run_command};
 use self::report::Report;
 use crate::run::{self, Outcome};
-use crate::{Kernel, guest, prerequisites};
+use crate::{Kernel, guest, lab, prerequisites};
+
+/// Memory of a machine nobody asked more for, bytes.
+const GUEST_MEMORY: u64 = 512 << 20;
 
 /// Bytes through standard output.
 const OUTPUT: u64 = 256 << 20;
 
-/// Measures everything and writes `target/bench/results.json`.
-pub(crate) fn run(yes: bool, rounds: u32) -> Outcome {
+/// What is measured, and where.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    /// Rounds; each runs everybody once.
+    pub(crate) rounds: u32,
+    /// In the lab, on its instruction clock.
+    pub(crate) lab: bool,
+    /// Everything is built: this is the lab.
+    pub(crate) prepared: bool,
+}
+
+/// Measures everything and writes `results.json`: to `target/bench`, or from the
+/// lab to `target/lab/out`.
+pub(crate) fn run(yes: bool, options: Options) -> Outcome {
+    if !options.prepared {
+        prepare(yes)?;
+    }
+    if options.lab {
+        let rounds = options.rounds.to_string();
+        let program = std::env::current_exe().map_err(text)?.display().to_string();
+        let words = [&program, "bench", "--prepared", "--rounds", &rounds];
+        let clock = lab::Options {
+            instruction_clock: true,
+        };
+        return lab::run(yes, clock, &words.map(str::to_owned));
+    }
+    measure(options)
+}
+
+/// Builds what is measured.
+fn prepare(yes: bool) -> Outcome {
     prerequisites::install(yes)?;
     run::command(run::cargo().args(["build", "--release"]))?;
-    let guest = guest::build(Kernel::Tuned)?;
+    guest::build(Kernel::Tuned)?;
+    image(&directory()?).map(drop)
+}
+
+fn directory() -> Outcome<PathBuf> {
     let dir = run::workspace().join("target/bench");
     std::fs::create_dir_all(&dir).map_err(text)?;
+    Ok(dir)
+}
+
+fn measure(options: Options) -> Outcome {
+    let rounds = options.rounds;
+    let dir = directory()?;
+    let guest = guest::newest_tuned()?;
     let image = image(&dir)?;
     let root = dir.join("root");
     let mut report = Report::new(rounds);
@@ -38,10 +81,17 @@ pub(crate) fn run(yes: bool, rounds: u32) -> Outcome {
     let bare = Bare::like(idle.vmm, &guest, &dir)?;
     report.add("memory", idle.memory(&root)?);
     report.add("phases_ms", idle.phases());
-    report.add("throughput", throughput(&root, &image, &bare, &dir)?);
+    let output = if options.prepared {
+        OUTPUT / 16
+    } else {
+        OUTPUT
+    };
+    report.add(
+        "throughput",
+        throughput(&root, &image, &bare, &dir, output)?,
+    );
     idle.end(&root)?;
-    let agent = crate::agent::build()?;
-    let bytes = agent.metadata().map_err(text)?.len();
+    let bytes = crate::agent::program().metadata().map_err(text)?.len();
     report.add("agent", json!({"bytes": bytes}));
 
     let mut contenders = vec![Contender::Bulkhead { image, root }];
@@ -58,14 +108,22 @@ pub(crate) fn run(yes: bool, rounds: u32) -> Outcome {
             report.sample("compute", contender.name(), contender.compute());
         }
     }
-    for (handler, name) in pods::HANDLERS {
-        match pods::measure(handler, rounds) {
-            Ok(figures) => report.pods(name, figures),
-            Err(error) => report.failed(error),
+    if options.prepared {
+        report.failed("pods: not in the lab".to_owned());
+    } else {
+        for (handler, name) in pods::HANDLERS {
+            match pods::measure(handler, rounds) {
+                Ok(figures) => report.pods(name, figures),
+                Err(error) => report.failed(error),
+            }
         }
     }
     report.print();
-    let path = dir.join("results.json");
+    let results = match options.prepared {
+        true => run::workspace().join("target/lab/out"),
+        false => dir,
+    };
+    let path = results.join("results.json");
     std::fs::write(&path, report.to_json()).map_err(text)?;
     println!("\nwritten to {}", path.display());
     Ok(())
@@ -99,8 +157,8 @@ impl Idle {
     }
 
     fn memory(&self, root: &Path) -> Outcome<Value> {
-        let supervisor = memory::of(self.supervisor)?;
-        let vmm = memory::of(self.vmm)?;
+        let supervisor = memory::of(self.supervisor, GUEST_MEMORY)?;
+        let vmm = memory::of(self.vmm, GUEST_MEMORY)?;
         let text = ask(root, &["exec", &self.id, "cat", "/proc/meminfo"])?;
         let field = |name: &str| -> Option<u64> {
             let line = text.lines().find(|line| line.starts_with(name))?;
@@ -112,7 +170,7 @@ impl Idle {
             "supervisor_private_kib": supervisor.private,
             "vmm_private_kib": vmm.private,
             "guest_touched_kib": vmm.guest,
-            "guest_used_kib": (512u64 << 10).saturating_sub(available),
+            "guest_used_kib": (GUEST_MEMORY >> 10).saturating_sub(available),
         }))
     }
 
@@ -134,10 +192,10 @@ impl Idle {
 
 /// Standard output and a 4 KiB round trip, beside a bare port of the same
 /// monitor.
-fn throughput(root: &Path, image: &str, bare: &Bare, dir: &Path) -> Outcome<Value> {
+fn throughput(root: &Path, image: &str, bare: &Bare, dir: &Path, output: u64) -> Outcome<Value> {
     let (port, trip) = bare.port(dir)?;
     // Not `head`: busybox reads single bytes, and would be what is measured.
-    let script = format!("dd if=/dev/zero bs=65536 count={}", OUTPUT >> 16);
+    let script = format!("dd if=/dev/zero bs=65536 count={}", output >> 16);
     let mut child = run_command(root, image, &[], &["sh", "-c", &script])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -62,13 +62,14 @@ fn emulation_is_told_the_clock_rate_and_kvm_is_not() {
 
 #[test]
 fn guest_memory_is_shared_only_for_shares() {
-    assert!(line(&tcg()).contains("size=512M,share=off"));
+    assert!(line(&tcg()).contains("-object memory-backend-ram,id=ram,size=512M"));
     let mut machine = machine();
     machine.shares.push(MachineShare {
         tag: "share0".into(),
         socket: 30,
     });
-    assert!(machine.arguments(&tcg()).join(" ").contains("share=on"));
+    let line = machine.arguments(&tcg()).join(" ");
+    assert!(line.contains("-object memory-backend-memfd,share=on,id=ram,size=512M"));
 }
 
 #[test]

@@ -1,0 +1,40 @@
+#!/busybox sh
+# PID 1 of the lab: this machine's own root, under a kernel with real KVM.
+/busybox mkdir -p /proc /sys /dev /lower /upper /root
+b() { /busybox "$@"; }
+b mount -t proc proc /proc
+b mount -t devtmpfs dev /dev
+# isa-debug-exit: QEMU ends with twice the number, plus one.
+end() {
+    b printf "\\x$(b printf %02x "$1")" > /code
+    b dd if=/code of=/dev/port bs=1 seek=244 conv=notrunc 2> /dev/null
+    b reboot -f
+}
+for module in /modules/*; do
+    b insmod "$module" || { echo "lab: cannot load $module"; end 125; }
+done
+{
+    b mount -t 9p -o trans=virtio,version=9p2000.L,cache=loose,ro,msize=512000 host /lower &&
+        b mount -t tmpfs tmpfs /upper &&
+        b mkdir /upper/upper /upper/work &&
+        b mount -t overlay -o lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work lab /root
+} || { echo "lab: cannot mount the host's files"; end 125; }
+cd /root || end 125
+b mount -t proc proc proc
+b mount -t sysfs sys sys
+b mount -t devtmpfs dev dev
+b mkdir -p dev/pts dev/shm
+# As udev has it: a group of its own.
+b chown 0:36 dev/kvm && b chmod 0660 dev/kvm
+b mount -t devpts -o ptmxmode=666 devpts dev/pts
+b mount -t tmpfs -o mode=1777 shm dev/shm
+b mount -t tmpfs -o mode=755 run run
+b mount -t tmpfs -o mode=1777 tmp tmp
+b mount -t cgroup2 cgroup sys/fs/cgroup
+b mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 out "/root$(b cat /out)"
+b ip link set lo up
+b hostname lab
+# From the initramfs: it is nowhere on the host.
+b cp /command /root/tmp/lab-command
+b chroot /root /bin/sh /tmp/lab-command
+end $?
