@@ -193,8 +193,8 @@ impl Machine {
         if self.options.host_root != Path::new("/") {
             return None;
         }
-        Some(match monitor::find() {
-            Ok(program) => Finding::ok("monitor", program.path().display().to_string()),
+        Some(match monitor::ask() {
+            Ok((program, _)) => Finding::ok("monitor", program.path().display().to_string()),
             Err(error) => refused("monitor", &error),
         })
     }

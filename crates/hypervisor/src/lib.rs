@@ -30,8 +30,6 @@ use async_trait::async_trait;
 pub struct Capabilities {
     /// Name for people, "qemu".
     pub backend: &'static str,
-    /// Version of the monitor, "7.2.22".
-    pub version: String,
     /// Guests run on the processor itself. When false they are emulated:
     /// many times slower, and the emulator is no security boundary its
     /// authors support.

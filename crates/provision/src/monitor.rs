@@ -2,7 +2,7 @@
 
 use bulkhead_hypervisor::Hypervisor;
 pub use bulkhead_qemu::Accelerator;
-use bulkhead_qemu::{Choice, Program, Qemu};
+use bulkhead_qemu::{Choice, Program, Qemu, Version};
 
 use crate::Error;
 
@@ -33,7 +33,8 @@ impl Monitor {
     }
 }
 
-/// Finds the monitor on PATH and probes the host: "auto", "kvm" or "tcg".
+/// Finds the monitor on PATH and probes the host: "auto", "kvm" or "tcg". A
+/// monitor that is too old says so when a machine is started.
 ///
 /// # Errors
 /// [`Error::Monitor`].
@@ -46,11 +47,18 @@ pub fn open(accelerator: &str) -> Result<Monitor, Error> {
     })
 }
 
-/// The monitor on PATH.
+/// The monitor on PATH, and its version: takes as long as a start of it, which
+/// sees the version by itself.
 ///
 /// # Errors
 /// [`Error::Monitor`] when it is missing or too old.
-pub fn find() -> Result<Program, Error> {
+pub fn ask() -> Result<(Program, Version), Error> {
+    let program = find()?;
+    let version = program.version()?;
+    Ok((program, version))
+}
+
+fn find() -> Result<Program, Error> {
     let path = std::env::var_os("PATH")
         .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     Ok(Program::find(&path)?)

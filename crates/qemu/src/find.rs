@@ -1,5 +1,6 @@
-//! Finds QEMU and checks that it is new enough.
+//! Finds QEMU, and tells whether it is new enough.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,19 +11,45 @@ pub const MINIMUM_VERSION: (u32, u32) = (7, 2);
 
 const NAME: &str = "qemu-system-x86_64";
 
-/// A QEMU whose version was checked.
+/// A QEMU on this machine.
 #[derive(Debug, Clone)]
 pub struct Program {
     pub(crate) path: PathBuf,
-    version: (u32, u32, u32),
+}
+
+/// Which QEMU: major, minor and patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl Version {
+    /// Has this version everything that is used here?
+    pub(crate) fn check(self, program: &Program) -> Result<Self, Error> {
+        let Version(major, minor, _) = self;
+        if (major, minor) >= MINIMUM_VERSION {
+            return Ok(self);
+        }
+        Err(Error::Unavailable(format!(
+            "`{}` is version {self}, and {}.{} or newer is needed; \
+             install a newer one (Debian: from backports)",
+            program.path.display(),
+            MINIMUM_VERSION.0,
+            MINIMUM_VERSION.1,
+        )))
+    }
 }
 
 impl Program {
     /// Looks for `qemu-system-x86_64` in the directories of `search_path`
-    /// (the form of `PATH`), and asks it for its version.
+    /// (the form of `PATH`). Its version is seen when it runs.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when there is none or it is too old.
+    /// [`Error::Unavailable`] when there is none.
     pub fn find(search_path: &std::ffi::OsStr) -> Result<Self, Error> {
         let path = std::env::split_paths(search_path)
             // `libexec` is where RHEL keeps its own build.
@@ -35,47 +62,31 @@ impl Program {
                      or `dnf install qemu-kvm`"
                 ))
             })?;
-        Self::at(&path)
+        Ok(Self { path })
     }
 
-    /// Takes the QEMU at `path`.
+    /// Asks it for its version, which takes as long as starting a machine.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when it does not run or is too old.
-    pub fn at(path: &Path) -> Result<Self, Error> {
-        let output = Command::new(path)
+    /// [`Error::Unavailable`] when it is too old or does not tell,
+    /// [`Error::Start`] when it does not run.
+    pub fn version(&self) -> Result<Version, Error> {
+        let output = Command::new(&self.path)
             .arg("--version")
             .output()
             .map_err(|source| Error::Start {
-                program: path.display().to_string(),
+                program: self.path.display().to_string(),
                 detail: "could not ask for its version".to_owned(),
                 source: Some(source),
             })?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = parse_version(&text).ok_or_else(|| {
-            Error::Unavailable(format!("`{}` does not tell its version", path.display()))
+            Error::Unavailable(format!(
+                "`{}` does not tell its version",
+                self.path.display()
+            ))
         })?;
-        if (version.0, version.1) < MINIMUM_VERSION {
-            return Err(Error::Unavailable(format!(
-                "`{}` is version {}.{}.{}, and {}.{} or newer is needed; \
-                 install a newer one (Debian: from backports)",
-                path.display(),
-                version.0,
-                version.1,
-                version.2,
-                MINIMUM_VERSION.0,
-                MINIMUM_VERSION.1,
-            )));
-        }
-        Ok(Self {
-            path: path.to_owned(),
-            version,
-        })
-    }
-
-    /// "7.2.22".
-    pub fn version_text(&self) -> String {
-        format!("{}.{}.{}", self.version.0, self.version.1, self.version.2)
+        version.check(self)
     }
 
     /// Where it is.
@@ -84,7 +95,7 @@ impl Program {
     }
 }
 
-fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+fn parse_version(text: &str) -> Option<Version> {
     let rest = text.split("version ").nth(1)?;
     let number: String = rest
         .chars()
@@ -94,7 +105,7 @@ fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let major = parts.next()?.ok()?;
     let minor = parts.next()?.ok()?;
     let patch = parts.next().and_then(Result::ok).unwrap_or(0);
-    Some((major, minor, patch))
+    Some(Version(major, minor, patch))
 }
 
 #[cfg(test)]
@@ -117,22 +128,23 @@ mod tests {
     #[test]
     fn versions_are_read() {
         let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright";
-        assert_eq!(parse_version(debian), Some((7, 2, 22)));
+        assert_eq!(parse_version(debian), Some(Version(7, 2, 22)));
         assert_eq!(
             parse_version("QEMU emulator version 10.0.2"),
-            Some((10, 0, 2))
+            Some(Version(10, 0, 2))
         );
         assert_eq!(
             parse_version("QEMU emulator version 10.0"),
-            Some((10, 0, 0))
+            Some(Version(10, 0, 0))
         );
         assert_eq!(parse_version("something else"), None);
     }
 
     #[test]
     fn an_old_qemu_is_refused_with_the_way_out() {
-        let (_dir, path) = fake("5.2.0");
-        let text = Program::at(&path).unwrap_err().to_string();
+        let (dir, _) = fake("5.2.0");
+        let program = Program::find(dir.path().as_os_str()).unwrap();
+        let text = program.version().unwrap_err().to_string();
         assert!(
             text.contains("5.2.0") && text.contains("7.2 or newer"),
             "{text}"
@@ -153,6 +165,6 @@ mod tests {
         let (dir, path) = fake("9.1.0");
         let program = Program::find(dir.path().as_os_str()).unwrap();
         assert_eq!(program.path(), path);
-        assert_eq!(program.version_text(), "9.1.0");
+        assert_eq!(program.version().unwrap().to_string(), "9.1.0");
     }
 }

@@ -6,7 +6,7 @@
 //! (docs/design/0002-qemu-machine.md has the measurements).
 //!
 //! ```text
-//!   find ── version ──▶ accel ── KVM or TCG ──▶ Qemu ── args ──▶ process
+//!   find ──▶ accel ── KVM or TCG ──▶ Qemu ── args ──▶ process
 //!                                                        │
 //!                              qmp, console, exit ◀──────┘
 //! ```
@@ -18,7 +18,7 @@ mod process;
 mod qmp;
 
 pub use accel::{Accelerator, Choice};
-pub use find::{MINIMUM_VERSION, Program};
+pub use find::{MINIMUM_VERSION, Program, Version};
 
 use async_trait::async_trait;
 use bulkhead_hypervisor::{Capabilities, Error, Hypervisor, Vm, VmConfig};
@@ -32,11 +32,11 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Takes a found program and an accelerator.
+    /// Takes a found program and an accelerator. A program that is too old ends
+    /// the machines it starts with that reason.
     pub fn new(program: Program, accelerator: Accelerator) -> Self {
         let capabilities = Capabilities {
             backend: "qemu",
-            version: program.version_text(),
             hardware: matches!(accelerator, Accelerator::Kvm { .. }),
             shares: true,
             max_disks: args::DISK_LIMIT,

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bulkhead_hypervisor::{
@@ -33,7 +33,7 @@ pub(crate) struct Process {
     pid: u32,
     channel: Option<UnixStream>,
     console: Console,
-    qmp: Mutex<Qmp>,
+    qmp: Arc<Mutex<Qmp>>,
     exit: watch::Receiver<Option<ExitReason>>,
     killer: Arc<Killer>,
 }
@@ -42,6 +42,8 @@ pub(crate) struct Process {
 #[derive(Default)]
 struct Killer {
     asked: AtomicBool,
+    /// Why the machine must not go on.
+    refusal: OnceLock<String>,
     wake: Notify,
 }
 
@@ -98,8 +100,12 @@ impl Process {
         let pid = child.id().unwrap_or_default();
         let (tell, exit) = watch::channel(None);
         let killer = Arc::new(Killer::default());
-        tokio::spawn(own(child, stderr, Arc::clone(&killer), tell));
-        let qmp = Mutex::new(Qmp::new(qmp).map_err(failed("no control socket"))?);
+        let owner = own(child, stderr, program.clone(), Arc::clone(&killer), tell);
+        tokio::spawn(owner);
+        let qmp = Qmp::new(qmp).map_err(failed("no control socket"))?;
+        let qmp = Arc::new(Mutex::new(qmp));
+        let (greeted, refuser) = (Arc::clone(&qmp), Arc::clone(&killer));
+        tokio::spawn(refuse_old(greeted, program.clone(), refuser));
         Ok(Self {
             pid,
             channel: Some(channel),
@@ -209,9 +215,34 @@ async fn read_console(mut console: tokio::net::UnixStream, lines: Console) {
 }
 
 /// Owns the child until it is reaped. The only place that kills and waits.
+/// Ends the machine when it is not of a QEMU that is used here: seen while the
+/// guest boots, since nobody waits for it.
+async fn refuse_old(qmp: Arc<Mutex<Qmp>>, program: Program, killer: Arc<Killer>) {
+    // A machine that ends meanwhile has its own reason.
+    let Ok(version) = qmp.lock().await.greet().await else {
+        return;
+    };
+    if let Err(error) = version.check(&program) {
+        let _ = killer.refusal.set(error.to_string());
+        killer.kill();
+    }
+}
+
+/// Why QEMU failed: what it said, or, of one that is too old to understand what
+/// it was told, that.
+async fn failure(program: Program, code: i32, said: String) -> ExitReason {
+    let version = tokio::task::spawn_blocking(move || program.version()).await;
+    let message = match version {
+        Ok(Err(error)) => error.to_string(),
+        _ => said,
+    };
+    ExitReason::Failed { code, message }
+}
+
 async fn own(
     mut child: Child,
     stderr: Option<ChildStderr>,
+    program: Program,
     killer: Arc<Killer>,
     tell: watch::Sender<Option<ExitReason>>,
 ) {
@@ -224,11 +255,19 @@ async fn own(
             child.wait().await
         }
     };
-    let message = last_words.await.unwrap_or_default();
-    let reason = match status {
+    let said = last_words.await.unwrap_or_default();
+    let reason = match (killer.refusal.get(), status) {
+        (Some(text), _) => ExitReason::Failed {
+            code: -1,
+            message: text.clone(),
+        },
         _ if killer.asked.load(Ordering::SeqCst) => ExitReason::KilledByUs,
-        Ok(status) => reason(status, message),
-        Err(error) => ExitReason::Failed {
+        (_, Ok(status)) => match (status.code(), status.signal()) {
+            (Some(0), _) => ExitReason::GuestStopped,
+            (None, Some(signal)) => ExitReason::Signal(signal),
+            (code, _) => failure(program, code.unwrap_or(-1), said).await,
+        },
+        (_, Err(error)) => ExitReason::Failed {
             code: -1,
             message: error.to_string(),
         },
@@ -248,15 +287,6 @@ async fn read_stderr(stderr: Option<ChildStderr>) -> String {
         kept.drain(..excess);
     }
     String::from_utf8_lossy(&kept).trim().replace('\n', "; ")
-}
-
-fn reason(status: ExitStatus, message: String) -> ExitReason {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => ExitReason::GuestStopped,
-        (Some(code), _) => ExitReason::Failed { code, message },
-        (None, Some(signal)) => ExitReason::Signal(signal),
-        (None, None) => ExitReason::Failed { code: -1, message },
-    }
 }
 
 #[async_trait]

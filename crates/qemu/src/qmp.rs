@@ -7,6 +7,8 @@ use bulkhead_hypervisor::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use crate::find::Version;
+
 /// Longest line accepted from QEMU, bytes. QEMU is not trusted once a guest
 /// runs in it.
 const LINE_LIMIT: u64 = 1 << 20;
@@ -14,8 +16,7 @@ const LINE_LIMIT: u64 = 1 << 20;
 /// Lines read while waiting for one answer: events may stand in between.
 const LINES_PER_ANSWER: usize = 64;
 
-/// A monitor connection. The handshake is done with the first command, so
-/// that starting a machine does not wait for it.
+/// A monitor connection. Starting a machine does not wait for the handshake.
 #[derive(Debug)]
 pub(crate) struct Qmp {
     stream: BufReader<UnixStream>,
@@ -34,10 +35,37 @@ impl Qmp {
     /// Runs a command without arguments and waits for its answer.
     pub(crate) async fn command(&mut self, name: &'static str) -> Result<(), Error> {
         if !self.greeted {
-            self.exchange("qmp_capabilities").await?;
-            self.greeted = true;
+            self.greet().await?;
         }
         self.exchange(name).await
+    }
+
+    /// Does the handshake, once; QEMU says its version in it.
+    pub(crate) async fn greet(&mut self) -> Result<Version, Error> {
+        let failed = |detail: String| Error::Control {
+            command: "greeting".to_owned(),
+            detail,
+        };
+        let greeting = self.message().await.map_err(failed)?;
+        let version = &greeting["QMP"]["version"]["qemu"];
+        let part = |name| version[name].as_u64().and_then(|n| u32::try_from(n).ok());
+        let version = match (part("major"), part("minor"), part("micro")) {
+            (Some(major), Some(minor), Some(patch)) => Version(major, minor, patch),
+            _ => return Err(failed("no version in it".to_owned())),
+        };
+        self.exchange("qmp_capabilities").await?;
+        self.greeted = true;
+        Ok(version)
+    }
+
+    async fn message(&mut self) -> Result<serde_json::Value, String> {
+        let mut line = String::new();
+        let mut limited = (&mut self.stream).take(LINE_LIMIT);
+        let read = limited.read_line(&mut line).await;
+        match read.map_err(|error| error.to_string())? {
+            0 => Err("the connection closed".to_owned()),
+            _ => serde_json::from_str(&line).map_err(|error| error.to_string()),
+        }
     }
 
     async fn exchange(&mut self, name: &'static str) -> Result<(), Error> {
@@ -49,17 +77,7 @@ impl Qmp {
         let sent = self.stream.get_mut().write_all(request.as_bytes()).await;
         sent.map_err(|e| failed(e.to_string()))?;
         for _ in 0..LINES_PER_ANSWER {
-            let mut line = String::new();
-            let mut limited = (&mut self.stream).take(LINE_LIMIT);
-            let read = limited
-                .read_line(&mut line)
-                .await
-                .map_err(|e| failed(e.to_string()))?;
-            if read == 0 {
-                return Err(failed("the connection closed".to_owned()));
-            }
-            let message: serde_json::Value =
-                serde_json::from_str(&line).map_err(|e| failed(e.to_string()))?;
+            let message = self.message().await.map_err(failed)?;
             if message.get("return").is_some() {
                 return Ok(());
             }
@@ -85,7 +103,8 @@ mod tests {
         std::thread::spawn(move || {
             let mut out = theirs.try_clone().unwrap();
             let mut lines = std::io::BufReader::new(theirs).lines();
-            writeln!(out, "{{\"QMP\":{{}}}}").unwrap();
+            let version = r#"{"major":7,"minor":2,"micro":22}"#;
+            writeln!(out, r#"{{"QMP":{{"version":{{"qemu":{version}}}}}}}"#).unwrap();
             for answer in answers {
                 lines.next().unwrap().unwrap();
                 writeln!(out, "{answer}").unwrap();

@@ -175,6 +175,40 @@ fn no_monitor_says_how_to_get_one() {
     assert!(host.leftovers().is_empty() || host.bulkhead(&["rm", "-a"]).code == 0);
 }
 
+/// A monitor that is too old: one that does not know what it is told, and one
+/// that would run it.
+#[test]
+fn an_old_monitor_is_named_with_the_version_that_is_needed() {
+    use std::os::unix::fs::PermissionsExt;
+    let greeting = r#"{"QMP":{"version":{"qemu":{"major":6,"minor":1,"micro":0}}}}"#;
+    // The control connection is the one whose number stands behind "id=qmp,fd=".
+    let talks = format!(
+        r#"fd=$(echo "$*" | sed 's/.*id=qmp,fd=\([0-9]*\).*/\1/')
+eval "echo '{greeting}' >&$fd"
+exec sleep 100"#
+    );
+    for script in ["exit 1".to_owned(), talks] {
+        let old = tempfile::tempdir().unwrap();
+        let program = old.path().join("qemu-system-x86_64");
+        let version = "[ \"$1\" = --version ] && exec echo QEMU emulator version 6.1.0";
+        std::fs::write(&program, format!("#!/bin/sh\n{version}\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        // The monitor's user has to reach it.
+        std::fs::set_permissions(old.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let host = Host::new();
+        let image = image();
+        let mut command = host.command(&["run", "--rm", "--network", "none", &image, "true"]);
+        command.env("PATH", format!("{}:{path}", old.path().display()));
+        let answer: bulkhead_e2e::Answer = command.output().unwrap().into();
+        assert_eq!(answer.code, 125, "{answer:?}");
+        assert!(
+            answer.err.contains("6.1.0") && answer.err.contains("7.2 or newer"),
+            "{answer:?}"
+        );
+    }
+}
+
 #[test]
 fn no_guest_says_how_to_build_one() {
     let host = Host::new();

@@ -70,15 +70,11 @@ pub(super) fn run(options: &CheckOptions) -> Outcome {
 }
 
 fn qemu() -> Finding {
-    match monitor::find() {
-        Ok(program) => finding(
+    match monitor::ask() {
+        Ok((program, version)) => finding(
             "monitor",
             Verdict::Good,
-            format!(
-                "QEMU {} at {}",
-                program.version_text(),
-                program.path().display()
-            ),
+            format!("QEMU {version} at {}", program.path().display()),
         ),
         Err(error) => finding("monitor", Verdict::Bad, crate::report::chain(&error)),
     }

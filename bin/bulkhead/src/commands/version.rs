@@ -11,7 +11,7 @@ use crate::report::Outcome;
 /// Prints the versions of everything involved.
 pub(super) fn run(format: &FormatOption) -> Outcome {
     let (major, minor) = bulkhead_protocol::VERSION;
-    let qemu = monitor::find().map(|program| program.version_text());
+    let qemu = monitor::ask().map(|(_, version)| version.to_string());
     let guest = Cache::default_root()
         .and_then(|root| Cache::open(&root))
         .and_then(|cache| cache.find(Preference::Auto));

@@ -46,8 +46,8 @@ pub(super) struct Resources {
 /// Prepares a start. Nothing outlives a failure: descriptors close, helpers
 /// die, the writable layer's file goes with the container's directory.
 pub(super) fn plan(record: &Record, dir: &ContainerDir) -> Result<(Monitor, Plan), Failure> {
-    // The monitor is asked for its version while the rest is made; that runs on
-    // this thread, because helpers die with the thread that starts them.
+    // The processor is probed while the rest is made; that runs on this thread,
+    // because helpers die with the thread that starts them.
     std::thread::scope(|scope| {
         let monitor = scope.spawn(|| monitor::open(&record.accel).map_err(chained));
         let prepared = prepare(record, dir);

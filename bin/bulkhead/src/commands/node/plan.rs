@@ -130,14 +130,10 @@ fn monitor(root: &Path) -> Option<Finding> {
         return None;
     }
     let name = "monitor";
-    Some(match monitor::find() {
-        Ok(program) => Finding::ok(
+    Some(match monitor::ask() {
+        Ok((program, version)) => Finding::ok(
             name,
-            format!(
-                "QEMU {} at {}",
-                program.version_text(),
-                program.path().display()
-            ),
+            format!("QEMU {version} at {}", program.path().display()),
         ),
         Err(error) => Finding::bad(name, Weight::Fail, chain(&error), "as the text says"),
     })
