@@ -5,7 +5,7 @@
 //! nesting). So the probe runs some ring-0 instructions that every kernel
 //! uses in a real vCPU, and times them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -13,7 +13,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 /// A probed, usable KVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// Mean time of one round of privileged instructions, nanoseconds.
+    /// Mean processor time of a round of privileged instructions, nanoseconds.
     pub round_ns: u64,
 }
 
@@ -57,6 +57,9 @@ fn open_hint(error: &kvm_ioctls::Error) -> &'static str {
 }
 
 const ROUNDS: u32 = 1000;
+/// Runs before a host is called too slow: one below another that is busy is
+/// not always.
+const TRIES: u32 = 5;
 const MEMORY: usize = 64 << 10;
 const PAGE_TABLES: u64 = 0x1000;
 const CODE: u64 = 0x5000;
@@ -106,19 +109,39 @@ pub fn probe() -> Result<Timing, Unusable> {
 }
 
 fn time_run(mut vcpu: VcpuFd) -> Result<Timing, Unusable> {
-    let start = Instant::now();
+    let mut least = Duration::MAX;
+    for _ in 0..TRIES {
+        let refused = |source| Unusable::Refused {
+            step: "set registers",
+            source,
+        };
+        start_at_code(&vcpu).map_err(refused)?;
+        least = least.min(round(&mut vcpu)?);
+        if least <= SLOW {
+            return Ok(Timing {
+                round_ns: least.as_nanos() as u64,
+            });
+        }
+    }
+    Err(Unusable::Slow(least.as_micros() as u64))
+}
+
+/// One run of the program: the processor time of a round. What else the host
+/// does meanwhile is not the vCPU's.
+fn round(vcpu: &mut VcpuFd) -> Result<Duration, Unusable> {
+    let start = processor_time();
     match vcpu.run() {
         Ok(VcpuExit::IoOut(DONE_PORT, _)) => {}
         Ok(other) => return Err(Unusable::Emulated(format!("{other:?}"))),
         Err(error) => return Err(Unusable::Emulated(error.to_string())),
     }
-    let round = start.elapsed() / ROUNDS;
-    if round > SLOW {
-        return Err(Unusable::Slow(round.as_micros() as u64));
-    }
-    Ok(Timing {
-        round_ns: round.as_nanos() as u64,
-    })
+    Ok(processor_time().saturating_sub(start) / ROUNDS)
+}
+
+/// clock_gettime(2), CLOCK_THREAD_CPUTIME_ID.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
@@ -150,7 +173,10 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     sregs.cr4 = 0x20; // PAE
     sregs.cr0 = 0x8005_0033; // PG AM WP NE ET MP PE
     sregs.efer = 0x500; // LME LMA
-    vcpu.set_sregs(&sregs)?;
+    vcpu.set_sregs(&sregs)
+}
+
+fn start_at_code(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut regs = vcpu.get_regs()?;
     regs.rip = CODE;
     regs.rflags = 2;
