@@ -96,6 +96,16 @@ fn measure(options: Options) -> Outcome {
 
     let mut contenders = vec![Contender::Bulkhead { image, root }];
     contenders.extend(contender::runtimes(&dir));
+    if options.prepared {
+        // A clock that counts instructions leaps where a processor waits: for
+        // files that are read from the host the first time.
+        for _ in 0..2 {
+            bare.boot()?;
+            for contender in &contenders {
+                contender.start()?;
+            }
+        }
+    }
     // One round after the other, everybody in each: what the machine does
     // meanwhile falls on all alike.
     for round in 1..=rounds {
@@ -104,12 +114,12 @@ fn measure(options: Options) -> Outcome {
         for contender in &contenders {
             report.sample("start", contender.name(), contender.start());
         }
-        for contender in &contenders {
+        for contender in contenders.iter().filter(|_| !options.prepared) {
             report.sample("compute", contender.name(), contender.compute());
         }
     }
     if options.prepared {
-        report.failed("pods: not in the lab".to_owned());
+        report.failed("computing, and pods: not in the lab".to_owned());
     } else {
         for (handler, name) in pods::HANDLERS {
             match pods::measure(handler, rounds) {
