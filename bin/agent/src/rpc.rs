@@ -15,7 +15,7 @@ use bulkhead_protocol::agent_ttrpc;
 use bulkhead_protocol::mux::Stream;
 use bulkhead_protocol::stream::{Header, Kind};
 use bulkhead_protocol::{VERSION, name};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{self, Spec};
 use tokio::sync::oneshot;
 use ttrpc::r#async::TtrpcContext;
 
@@ -202,7 +202,7 @@ impl AgentService {
             stdio: child,
         };
         let (container, terminal) = Container::create(&args).map_err(Failure::container)?;
-        set_size(&terminal, stdio);
+        set_size(&terminal, stdio, spec.process().as_ref());
         ends.terminal = terminal;
         Ok((container, ends))
     }
@@ -236,7 +236,7 @@ impl AgentService {
                 .container
                 .exec(&process, user, seccomp, request.archive.as_ref(), child)
                 .map_err(Failure::container)?;
-            set_size(&terminal, stdio);
+            set_size(&terminal, stdio, Some(&process));
             ends.terminal = terminal;
             let exit = self.reaper.watch(handle.pid);
             let started =
@@ -296,8 +296,10 @@ fn rest_ends(exit: oneshot::Receiver<Exit>, rest: Rest) -> oneshot::Receiver<Exi
     told
 }
 
-fn set_size(terminal: &Option<OwnedFd>, stdio: &agent::Stdio) {
-    if let (Some(terminal), Some((rows, columns))) = (terminal, crate::process::size(stdio)) {
+/// The caller's size, or the spec's where the caller has no terminal.
+fn set_size(terminal: &Option<OwnedFd>, stdio: &agent::Stdio, process: Option<&runtime::Process>) {
+    let size = crate::process::size(stdio).or_else(|| convert::console_size(process?));
+    if let (Some(terminal), Some((rows, columns))) = (terminal, size) {
         let size = rustix::termios::Winsize {
             ws_row: rows,
             ws_col: columns,

@@ -47,6 +47,7 @@ pub fn adapt(
     pod: u32,
 ) -> Result<Adapted, Refusal> {
     refuse_hooks(&spec)?;
+    refuse_rdt(&spec)?;
     let binds = binds(&mut spec)?;
     let Some(mut linux) = spec.linux().clone() else {
         return Err(Refusal::new("the spec has no `linux` part"));
@@ -54,7 +55,6 @@ pub fn adapt(
     linux.set_namespaces(Some(guest_namespaces(&spec, pod)?));
     linux.set_devices(Some(devices(&spec)?));
     linux.set_cgroups_path(None);
-    linux.set_intel_rdt(None);
     // Labels of the host's security modules; they guard the host, and the
     // guest's kernel has none.
     linux.set_mount_label(None);
@@ -91,6 +91,19 @@ fn refuse_hooks(spec: &Spec) -> Result<(), Refusal> {
         return Err(Refusal::new(
             "the spec asks for OCI hooks, which run beside a container on its host; a container \
              with a kernel of its own has no such place",
+        ));
+    }
+    Ok(())
+}
+
+/// The host's processors divide their cache among the monitor's threads, not
+/// among containers of a guest.
+fn refuse_rdt(spec: &Spec) -> Result<(), Refusal> {
+    let linux = spec.linux().as_ref();
+    if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
+        return Err(Refusal::new(
+            "the spec's `linux.intelRdt` divides the cache of the host's processors, which a \
+             container with a kernel of its own does not reach; leave the class out",
         ));
     }
     Ok(())

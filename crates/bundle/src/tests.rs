@@ -148,6 +148,9 @@ fn hooks_and_foreign_namespaces_are_refused() {
         value["hooks"] = json!({"prestart": [{"path": "/bin/true"}]});
     });
     assert!(adapt(hooks, &HashMap::new(), POD).is_err());
+    let class = spec(|value| value["linux"]["intelRdt"] = json!({"closID": "guaranteed"}));
+    let text = adapt(class, &HashMap::new(), POD).unwrap_err().to_string();
+    assert!(text.contains("intelRdt"), "{text}");
     let foreign = spec(|value| {
         value["linux"]["namespaces"][0]["path"] = json!("/proc/7/ns/pid");
     });

@@ -3,12 +3,13 @@
 //! interface to one socket. linux/bpf.h; Documentation/bpf/prog_sk_lookup.rst.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const MAP_CREATE: u32 = 0;
 const MAP_UPDATE_ELEM: u32 = 2;
 const PROG_LOAD: u32 = 5;
 const PROG_ATTACH: u32 = 8;
+const PROG_DETACH: u32 = 9;
 const LINK_CREATE: u32 = 28;
 
 const MAP_TYPE_SOCKMAP: u32 = 15;
@@ -17,6 +18,7 @@ const PROG_TYPE_SK_LOOKUP: u32 = 30;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ATTACH_SK_LOOKUP: u32 = 36;
 const ALLOW_MULTI: u32 = 2;
+const REPLACE: u32 = 4;
 
 const LOAD_WORD: u8 = 0x61;
 const STORE_WORD: u8 = 0x62;
@@ -113,20 +115,42 @@ pub fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
 }
 
 /// Puts a program on a cgroup of version 2 that decides which devices its
-/// processes may use, beside those that are there. It stays as long as the
-/// cgroup. BPF_PROG_TYPE_CGROUP_DEVICE.
+/// processes may use: in the place of `old`, with no moment between, or beside
+/// those that are there. It stays as long as the cgroup; what comes back names
+/// it to a later call. BPF_PROG_TYPE_CGROUP_DEVICE.
 ///
 /// # Errors
 /// What bpf(2) says: `EPERM` without the rights, `EINVAL` or `EACCES` for a
-/// program the verifier refuses.
-pub fn filter_devices(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+/// program the verifier refuses, `ENOENT` when `old` is not on the cgroup.
+pub fn filter_devices(
+    cgroup: BorrowedFd<'_>,
+    program: &[u64],
+    old: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
     let loaded = load(PROG_TYPE_CGROUP_DEVICE, 0, program)?;
-    let target = pair(
+    let flags = ALLOW_MULTI | if old.is_some() { REPLACE } else { 0 };
+    let mut attributes = [
+        devices_of(cgroup, loaded.as_fd()),
+        pair(ATTACH_CGROUP_DEVICE, flags),
+        pair(old.map_or(0, |old| old.as_raw_fd().cast_unsigned()), 0),
+    ];
+    call(PROG_ATTACH, &mut attributes).map(|_| loaded)
+}
+
+/// Takes a program off a cgroup that [`filter_devices`] put there.
+///
+/// # Errors
+/// What bpf(2) says: `ENOENT` when it is not there.
+pub fn unfilter_devices(cgroup: BorrowedFd<'_>, old: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = [devices_of(cgroup, old), pair(ATTACH_CGROUP_DEVICE, 0)];
+    call(PROG_DETACH, &mut attributes).map(drop)
+}
+
+fn devices_of(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> u64 {
+    pair(
         cgroup.as_raw_fd().cast_unsigned(),
-        loaded.as_raw_fd().cast_unsigned(),
-    );
-    let mut attributes = [target, pair(ATTACH_CGROUP_DEVICE, ALLOW_MULTI)];
-    call(PROG_ATTACH, &mut attributes).map(drop)
+        program.as_raw_fd().cast_unsigned(),
+    )
 }
 
 /// Loads a program of a type, for an attach type where that type wants one.

@@ -4,10 +4,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
 use rustix::fs::{Mode, OFlags};
 
 use super::error::{Error, Result, Tried};
+use super::refusal;
 use crate::init::CGROUP_ROOT;
 
 /// Pids read at most.
@@ -57,17 +58,29 @@ impl Cgroup {
         rustix::fs::open(&path, flags, Mode::empty()).tried(what)
     }
 
+    /// The container's, which it was made for.
+    pub(super) fn name(&self) -> &str {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        name.unwrap_or_default()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     fn write(&self, file: &str, value: &str) -> Result<()> {
-        std::fs::write(self.path.join(file), value)
-            .tried(|| format!("set the limit `{file}` to `{value}`"))
+        let path = self.path.join(file);
+        if !path.exists() {
+            return Err(Error::invalid(format!(
+                "the limit `{file}` cannot be had: the guest kernel's control groups lack it"
+            )));
+        }
+        std::fs::write(path, value).tried(|| format!("set the limit `{file}` to `{value}`"))
     }
 
     /// Sets limits; what is not mentioned stays.
     pub(super) fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        refusal::resources(resources)?;
         if let Some(cpu) = resources.cpu() {
             self.cpu(cpu)?;
         }
@@ -80,14 +93,15 @@ impl Cgroup {
             self.write("pids.max", &limit(most))?;
         }
         for page in resources.hugepage_limits().iter().flatten() {
-            self.write(
-                &format!("hugetlb.{}.max", page.page_size()),
-                &page.limit().to_string(),
-            )?;
+            let size = page_size(page.page_size())?;
+            self.write(&format!("hugetlb.{size}.max"), &limit(page.limit()))?;
+        }
+        for (device, wanted) in resources.rdma().iter().flatten() {
+            self.write("rdma.max", &rdma(device, wanted)?)?;
         }
         self.io(resources)?;
         for (file, value) in resources.unified().iter().flatten() {
-            if file.contains('/') || file.starts_with("cgroup.") {
+            if file.contains('/') || file.contains("..") || file.starts_with("cgroup.") {
                 return Err(Error::invalid(format!("`{file}` is no limit of a cgroup")));
             }
             self.write(file, value)?;
@@ -102,13 +116,15 @@ impl Cgroup {
         if let Some(idle) = cpu.idle() {
             self.write("cpu.idle", &idle.to_string())?;
         }
-        if cpu.quota().unwrap_or(0) != 0 || cpu.period().unwrap_or(0) != 0 {
-            let quota = limit(cpu.quota().filter(|quota| *quota != 0).unwrap_or(-1));
-            let period = cpu
-                .period()
-                .filter(|period| *period != 0)
-                .unwrap_or(100_000);
-            self.write("cpu.max", &format!("{quota} {period}"))?;
+        let quota = cpu.quota().filter(|quota| *quota != 0).map(limit);
+        match (quota, cpu.period().filter(|period| *period != 0)) {
+            (None, None) => {}
+            // The kernel keeps the period.
+            (Some(quota), None) => self.write("cpu.max", &quota)?,
+            (quota, Some(period)) => {
+                let quota = quota.unwrap_or_else(|| self.quota());
+                self.write("cpu.max", &format!("{quota} {period}"))?;
+            }
         }
         if let Some(burst) = cpu.burst() {
             self.write("cpu.max.burst", &burst.to_string())?;
@@ -122,7 +138,32 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The quota that holds.
+    fn quota(&self) -> String {
+        let text = std::fs::read_to_string(self.path.join("cpu.max")).unwrap_or_default();
+        text.split_whitespace().next().unwrap_or("max").to_owned()
+    }
+
+    /// A limit below what is used ends a process at once, which a caller may
+    /// want to know beforehand.
+    fn refuse_full(&self, most: i64) -> Result<()> {
+        let text = std::fs::read_to_string(self.path.join("memory.current"));
+        let used: u64 = text
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
+        match u64::try_from(most) {
+            Ok(most) if most < used => Err(Error::invalid(format!(
+                "a memory limit of {most} bytes is below the {used} bytes in use"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn memory(&self, memory: &LinuxMemory) -> Result<()> {
+        if let (Some(true), Some(most @ 1..)) = (memory.check_before_update(), memory.limit()) {
+            self.refuse_full(most)?;
+        }
         // 0 is "not given", as in runc: literally, all would be killed at once.
         if let Some(bytes) = memory.limit().filter(|bytes| *bytes != 0) {
             self.write("memory.max", &limit(bytes))?;
@@ -151,8 +192,14 @@ impl Cgroup {
             return Ok(());
         };
         if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
-            let weight = 1 + (u64::from(weight).saturating_sub(10)) * 9999 / 990;
-            self.write("io.weight", &format!("default {weight}"))?;
+            self.write("io.weight", &format!("default {}", io_weight(weight)))?;
+        }
+        for device in io.weight_device().iter().flatten() {
+            let (major, minor) = (device.major(), device.minor());
+            if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
+                let line = format!("{major}:{minor} {}", io_weight(weight));
+                self.write("io.weight", &line)?;
+            }
         }
         let lists = [
             ("rbps", io.throttle_read_bps_device()),
@@ -162,12 +209,12 @@ impl Cgroup {
         ];
         for (key, list) in lists {
             for device in list.iter().flatten() {
-                let line = format!(
-                    "{}:{} {key}={}",
-                    device.major(),
-                    device.minor(),
-                    device.rate()
-                );
+                // 0 is "no limit" in version 1, whose words the spec has.
+                let rate = match device.rate() {
+                    0 => "max".to_owned(),
+                    rate => rate.to_string(),
+                };
+                let line = format!("{}:{} {key}={rate}", device.major(), device.minor());
                 self.write("io.max", &line)?;
             }
         }
@@ -289,6 +336,42 @@ fn limit(value: i64) -> String {
     }
 }
 
+/// A page size as the kernel names it: "2MB". It becomes part of a file's name.
+fn page_size(text: &str) -> Result<&str> {
+    let number = ["KB", "MB", "GB"]
+        .iter()
+        .find_map(|unit| text.strip_suffix(unit));
+    match number.map(str::parse::<u32>) {
+        Some(Ok(1..)) => Ok(text),
+        _ => Err(Error::invalid(format!(
+            "`{text}` is no size of huge pages; write `2MB`, for example"
+        ))),
+    }
+}
+
+/// A line of `rdma.max`.
+fn rdma(device: &str, wanted: &LinuxRdma) -> Result<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    if device.is_empty() || !device.bytes().all(plain) {
+        return Err(Error::invalid(format!("`{device}` is no RDMA device")));
+    }
+    let mut line = device.to_owned();
+    for (key, value) in [
+        ("hca_handle", wanted.hca_handles()),
+        ("hca_object", wanted.hca_objects()),
+    ] {
+        if let Some(value) = value {
+            line.push_str(&format!(" {key}={value}"));
+        }
+    }
+    Ok(line)
+}
+
+/// A weight of version 1 (10 to 1000) as one of version 2 (1 to 10000).
+fn io_weight(weight: u16) -> u64 {
+    1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990
+}
+
 /// cgroup v1 shares (2 to 262144) as a v2 weight (1 to 10000), by the formula
 /// runc and crun share.
 fn weight(shares: u64) -> u64 {
@@ -298,6 +381,7 @@ fn weight(shares: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn shares_become_weights() {
@@ -305,6 +389,105 @@ mod tests {
         assert_eq!(weight(1024), 39);
         assert_eq!(weight(262_144), 10_000);
         assert_eq!(weight(0), 1);
+    }
+
+    /// A control group as a directory of plain files.
+    fn group(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let fd = std::fs::File::open(dir.path()).unwrap().into();
+        let path = dir.path().to_owned();
+        (dir, Cgroup { path, fd })
+    }
+
+    fn apply(group: &Cgroup, resources: serde_json::Value) -> Result<()> {
+        group.apply(&serde_json::from_value(resources).unwrap())
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_refused_by_name() {
+        let (_dir, group) = group(&[]);
+        for (resources, name) in [
+            (json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), "rdma.max"),
+            (
+                json!({"unified": {"memory.zswap.max": "1"}}),
+                "memory.zswap.max",
+            ),
+            (json!({"unified": {"../x": "1"}}), "../x"),
+            (json!({"unified": {"cgroup.freeze": "1"}}), "cgroup.freeze"),
+            (
+                json!({"hugepageLimits": [{"pageSize": "1GB", "limit": 1}]}),
+                "hugetlb.1GB.max",
+            ),
+            (
+                json!({"hugepageLimits": [{"pageSize": "../2MB", "limit": 1}]}),
+                "../2MB",
+            ),
+            (json!({"rdma": {"a b=c": {}}}), "a b=c"),
+        ] {
+            let text = apply(&group, resources).unwrap_err().to_string();
+            assert!(text.contains(&format!("`{name}`")), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_become_the_kernels_words() {
+        let files = [
+            "rdma.max",
+            "io.weight",
+            "io.max",
+            "hugetlb.2MB.max",
+            "memory.high",
+        ];
+        let (dir, group) = group(&files.map(|name| (name, "")));
+        let resources = json!({
+            "rdma": {"mlx5_1": {"hcaHandles": 3, "hcaObjects": 100}},
+            "blockIO": {
+                "weightDevice": [{"major": 254, "minor": 0, "weight": 1000}],
+                "throttleReadBpsDevice": [{"major": 254, "minor": 16, "rate": 4096}],
+            },
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}],
+            "unified": {"memory.high": "1000"},
+        });
+        apply(&group, resources).unwrap();
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(
+            files.map(read),
+            [
+                "mlx5_1 hca_handle=3 hca_object=100",
+                "254:0 10000",
+                "254:16 rbps=4096",
+                "4194304",
+                "1000"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_mention() {
+        let (dir, group) = group(&[("cpu.max", "20000 50000"), ("pids.max", "7")]);
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        apply(&group, json!({"cpu": {"period": 40000}})).unwrap();
+        assert_eq!(read("cpu.max"), "20000 40000");
+        // The kernel keeps its period then.
+        apply(&group, json!({"cpu": {"quota": 10000}})).unwrap();
+        assert_eq!(
+            (read("cpu.max"), read("pids.max")),
+            ("10000".into(), "7".into())
+        );
+    }
+
+    #[test]
+    fn a_limit_below_what_is_used_is_refused_when_asked() {
+        let (dir, group) = group(&[("memory.current", "5000\n"), ("memory.max", "max")]);
+        let check = |most: u32| json!({"memory": {"limit": most, "checkBeforeUpdate": true}});
+        let text = apply(&group, check(4999)).unwrap_err().to_string();
+        assert!(text.contains("4999") && text.contains("5000"), "{text}");
+        apply(&group, check(5000)).unwrap();
+        let most = std::fs::read_to_string(dir.path().join("memory.max")).unwrap();
+        assert_eq!(most, "5000");
     }
 
     #[test]

@@ -13,7 +13,9 @@ use super::error::{Error, Result, Tried};
 use super::namespaces::Wanted;
 use super::rootfs::Root;
 use super::sync::{self, Channel};
-use super::{CreateArgs, Stdio, command, credentials, syscalls, terminal, user};
+use super::{
+    CreateArgs, Stdio, command, credentials, keyring, scheduling, syscalls, terminal, user,
+};
 
 /// Becomes the container; ends the process when that fails.
 pub(super) fn run(args: &CreateArgs<'_>, wanted: &Wanted, channel: &Channel) -> ! {
@@ -44,6 +46,7 @@ fn become_container(args: &CreateArgs<'_>, wanted: &Wanted, channel: &Channel) -
         syscalls::become_user(0, 0, Some(&[]))
             .tried(|| "become root of the namespace".to_owned())?;
     }
+    keyring::make(args.id, mapped)?;
     set_up_root(spec, args.rootfs, wanted)?;
     let (identity, home) = user::resolve(process, args.user)?;
     let slave = set_up_stdio(&args.stdio, &identity, channel)?;
@@ -54,6 +57,10 @@ fn become_container(args: &CreateArgs<'_>, wanted: &Wanted, channel: &Channel) -
     }
     syscalls::close_on_exec_from(3);
     command::enter_cwd(process.cwd())?;
+    let linux = spec.linux().as_ref();
+    if let Some(wanted) = linux.and_then(|linux| linux.personality().as_ref()) {
+        scheduling::personality(wanted)?;
+    }
     credentials::apply(process, &identity, args.seccomp, false)?;
     Err(command::execute(process, &home))
 }

@@ -11,6 +11,10 @@ use super::syscalls;
 /// Arguments and environment together at most, entries.
 const ENTRY_LIMIT: usize = 100_000;
 
+/// Where a command is looked for when the spec says nothing: what images
+/// commonly say.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Enters the working directory, making it where it is missing, and checks
 /// that it is inside (CVE-2024-21626).
 pub(super) fn enter_cwd(cwd: &Path) -> Result<()> {
@@ -63,6 +67,9 @@ fn prepare(process: &Process, home: &str) -> Result<(CString, Vec<CString>, Vec<
     }
     if !env.iter().any(|line| line.starts_with("HOME=")) {
         env.push(format!("HOME={home}"));
+    }
+    if !env.iter().any(|line| line.starts_with("PATH=")) {
+        env.push(DEFAULT_PATH.to_owned());
     }
     let path = find(&name, &env)?;
     let list = |words: Vec<String>| words.into_iter().map(text).collect::<Result<Vec<_>>>();
@@ -128,4 +135,29 @@ fn failure(name: &str, error: &std::io::Error) -> Error {
         kind,
         format!("the command `{name}` cannot be executed: {error}{hint}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(env: &[&str]) -> (String, Vec<String>) {
+        let process = serde_json::json!({
+            "cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["sh"], "env": env,
+        });
+        let process = serde_json::from_value(process).unwrap();
+        let (path, _, env) = prepare(&process, "/root").unwrap();
+        let text = |word: CString| word.into_string().unwrap();
+        (text(path), env.into_iter().map(text).collect())
+    }
+
+    #[test]
+    fn without_a_path_there_is_a_common_one() {
+        let (path, env) = prepared(&[]);
+        assert!(path.ends_with("/sh"), "{path}");
+        assert!(env.iter().any(|line| line == DEFAULT_PATH), "{env:?}");
+        let (path, env) = prepared(&["PATH=/nowhere:/bin", "HOME=/h"]);
+        assert_eq!(path, "/bin/sh");
+        assert_eq!(env, ["PATH=/nowhere:/bin", "HOME=/h"]);
+    }
 }

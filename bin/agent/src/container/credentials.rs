@@ -6,7 +6,7 @@ use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
 
 use super::accounts::Identity;
 use super::error::{Error, Result, Tried};
-use super::syscalls;
+use super::{scheduling, syscalls};
 
 /// Restricts the calling child to what the process may do.
 pub(super) fn apply(
@@ -19,6 +19,7 @@ pub(super) fn apply(
         syscalls::setrlimit(resource(limit.typ()), limit.soft(), limit.hard())
             .tried(|| format!("set the limit {}", limit.typ()))?;
     }
+    scheduling::apply(process)?;
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     if no_new_privileges {
         syscalls::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).tried(|| "set no_new_privs".to_owned())?;

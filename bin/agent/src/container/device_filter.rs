@@ -2,10 +2,10 @@
 //! Kernel documentation, admin-guide/cgroup-v2, "Device controller";
 //! linux/bpf.h.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bulkhead_sys::bpf::{filter_devices, instruction};
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
+use bulkhead_sys::bpf::{filter_devices, instruction, unfilter_devices};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec};
 
 use super::error::{Error, Result, Tried};
 
@@ -74,19 +74,23 @@ const DEFAULT: [Rule; 10] = [
 
 /// Does the spec give every device? That is how `--privileged` is said.
 pub(super) fn allows_everything(spec: &Spec) -> bool {
-    let last = rules(spec).pop();
+    ends_open(&rules(spec))
+}
+
+fn ends_open(rules: &[Rule]) -> bool {
+    let last = rules.last();
     last.is_some_and(|rule| rule.allow && rule.fits_everything())
 }
 
 fn rules(spec: &Spec) -> Vec<Rule> {
-    let resources = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref());
-    let list = resources
-        .and_then(|resources| resources.devices().clone())
-        .unwrap_or_default();
-    list.iter().take(RULE_LIMIT).map(rule).collect()
+    let linux = spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    resources.map(listed).unwrap_or_default()
+}
+
+fn listed(resources: &LinuxResources) -> Vec<Rule> {
+    let list = resources.devices().iter().flatten();
+    list.take(RULE_LIMIT).map(rule).collect()
 }
 
 fn rule(device: &LinuxDeviceCgroup) -> Rule {
@@ -106,36 +110,73 @@ fn rule(device: &LinuxDeviceCgroup) -> Rule {
     }
 }
 
-/// Puts the spec's rules on a cgroup.
-pub(super) fn attach(cgroup: BorrowedFd<'_>, spec: &Spec) -> Result<()> {
-    let mut list = rules(spec);
-    if list.len() == RULE_LIMIT {
-        return Err(Error::invalid(format!(
-            "more than {RULE_LIMIT} device rules"
-        )));
+/// What decides on a container's devices.
+#[derive(Debug)]
+pub(super) struct DeviceFilter {
+    /// Nodes the spec has made, which may be opened whatever the rules say.
+    nodes: Vec<Rule>,
+    /// The program on the cgroup; none while everything is allowed.
+    program: Option<OwnedFd>,
+}
+
+impl DeviceFilter {
+    /// Puts the spec's rules on a cgroup.
+    pub(super) fn attach(cgroup: BorrowedFd<'_>, spec: &Spec) -> Result<Self> {
+        let devices = spec.linux().as_ref().map(|linux| linux.devices());
+        let devices = devices.into_iter().flatten().flatten();
+        let mut filter = Self {
+            nodes: devices.map(node).collect(),
+            program: None,
+        };
+        filter.apply(cgroup, rules(spec))?;
+        Ok(filter)
     }
-    if allows_everything(spec) {
-        return Ok(());
+
+    /// Puts other rules in the place of those that hold; without any they stay.
+    pub(super) fn update(
+        &mut self,
+        cgroup: BorrowedFd<'_>,
+        resources: &LinuxResources,
+    ) -> Result<()> {
+        match listed(resources) {
+            none if none.is_empty() => Ok(()),
+            rules => self.apply(cgroup, rules),
+        }
     }
-    list.extend(DEFAULT);
-    let devices = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.devices().clone());
-    for device in devices.unwrap_or_default() {
-        list.push(Rule {
-            allow: true,
-            kind: Some(if device.typ() == LinuxDeviceType::B {
-                BLOCK
-            } else {
-                CHARACTER
-            }),
-            major: u32::try_from(device.major()).ok(),
-            minor: u32::try_from(device.minor()).ok(),
-            access: ALL,
-        });
+
+    fn apply(&mut self, cgroup: BorrowedFd<'_>, mut rules: Vec<Rule>) -> Result<()> {
+        let what = || "restrict the container's devices".to_owned();
+        if rules.len() == RULE_LIMIT {
+            return Err(Error::invalid(format!(
+                "more than {RULE_LIMIT} device rules"
+            )));
+        }
+        if ends_open(&rules) {
+            if let Some(old) = &self.program {
+                unfilter_devices(cgroup, old.as_fd()).tried(what)?;
+            }
+            self.program = None;
+            return Ok(());
+        }
+        rules.extend(DEFAULT);
+        rules.extend(&self.nodes);
+        let old = self.program.as_ref().map(AsFd::as_fd);
+        self.program = Some(filter_devices(cgroup, &program(&rules), old).tried(what)?);
+        Ok(())
     }
-    filter_devices(cgroup, &program(&list)).tried(|| "restrict the container's devices".to_owned())
+}
+
+fn node(device: &LinuxDevice) -> Rule {
+    Rule {
+        allow: true,
+        kind: Some(match device.typ() {
+            LinuxDeviceType::B => BLOCK,
+            _ => CHARACTER,
+        }),
+        major: u32::try_from(device.major()).ok(),
+        minor: u32::try_from(device.minor()).ok(),
+        access: ALL,
+    }
 }
 
 const LOAD_WORD: u8 = 0x61;
@@ -298,5 +339,101 @@ mod tests {
         let code = program(&[disk(true, ALL), disk(false, WRITE)]);
         assert!(run(&code, BLOCK, READ, 254, 1));
         assert!(!run(&code, BLOCK, WRITE, 254, 1));
+    }
+
+    /// A control group of version 2 that is mounted nowhere, and the way to ask
+    /// whether a process in it may open a device.
+    struct Group {
+        root: OwnedFd,
+        name: String,
+        fd: OwnedFd,
+    }
+
+    impl Group {
+        fn make() -> Self {
+            use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+            let context = rustix::mount::fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)
+                .expect("this test mounts, which takes root");
+            rustix::mount::fsconfig_create(&context).unwrap();
+            let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+            let root = rustix::mount::fsmount(&context, flags, MountAttrFlags::empty()).unwrap();
+            let name = format!("bulkhead-test-{}", std::process::id());
+            let mode = rustix::fs::Mode::from_raw_mode(0o755);
+            rustix::fs::mkdirat(&root, &name, mode).unwrap();
+            let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&root, &name, flags, mode).unwrap();
+            Self { root, name, fd }
+        }
+
+        fn may_open(&self, device: &str) -> bool {
+            use std::io::Write;
+            let mut child = std::process::Command::new("/bin/sh")
+                .args(["-c", &format!("read go; exec 3< {device}")])
+                .stdin(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+            let mode = rustix::fs::Mode::empty();
+            let list = rustix::fs::openat(&self.fd, "cgroup.procs", flags, mode).unwrap();
+            rustix::io::write(&list, child.id().to_string().as_bytes()).unwrap();
+            child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+            child.wait().unwrap().success()
+        }
+    }
+
+    impl Drop for Group {
+        fn drop(&mut self) {
+            let flags = rustix::fs::AtFlags::REMOVEDIR;
+            let _ = rustix::fs::unlinkat(&self.root, &self.name, flags);
+        }
+    }
+
+    fn update(filter: &mut DeviceFilter, group: &Group, rules: &serde_json::Value) {
+        let resources = serde_json::json!({ "devices": rules });
+        let resources = serde_json::from_value(resources).unwrap();
+        filter.update(group.fd.as_fd(), &resources).unwrap();
+    }
+
+    #[test]
+    fn an_update_replaces_the_rules_and_stacks_nothing() {
+        use serde_json::json;
+        let group = Group::make();
+        let spec: Spec = serde_json::from_value(json!({
+            "ociVersion": "1.2.0",
+            "linux": {"resources": {"devices": [{"allow": false, "access": "rwm"}]}},
+        }))
+        .unwrap();
+        let mut filter = DeviceFilter::attach(group.fd.as_fd(), &spec).unwrap();
+        let log = "/dev/kmsg";
+        let seen = |group: &Group| (group.may_open("/dev/null"), group.may_open(log));
+        assert_eq!(seen(&group), (true, false));
+        let opened = json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"},
+        ]);
+        // A filter beside the first would leave its refusal standing.
+        update(&mut filter, &group, &opened);
+        assert_eq!(seen(&group), (true, true));
+        update(&mut filter, &group, &json!([]));
+        assert_eq!(seen(&group), (true, true), "no rules are no change");
+        update(
+            &mut filter,
+            &group,
+            &json!([{"allow": false, "access": "rwm"}]),
+        );
+        assert_eq!(seen(&group), (true, false));
+        update(
+            &mut filter,
+            &group,
+            &json!([{"allow": true, "access": "rwm"}]),
+        );
+        assert_eq!(seen(&group), (true, true));
+        update(
+            &mut filter,
+            &group,
+            &json!([{"allow": false, "access": "rwm"}]),
+        );
+        assert_eq!(seen(&group), (true, false), "and back");
     }
 }

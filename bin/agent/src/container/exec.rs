@@ -14,10 +14,12 @@ use super::cgroup::Cgroup;
 use super::error::{Error, Result, Tried};
 use super::namespaces::Pinned;
 use super::sync::{self, Channel};
-use super::{Stdio, child, command, credentials, syscalls, terminal, user};
+use super::{Stdio, child, command, credentials, keyring, scheduling, syscalls, terminal, user};
 
 /// What to run.
 pub(super) struct ExecSpec<'a> {
+    /// The container's.
+    pub(super) id: &'a str,
     pub(super) process: &'a Process,
     pub(super) user: Option<&'a str>,
     pub(super) seccomp: Option<&'a [u8]>,
@@ -72,6 +74,7 @@ fn fork(cgroup: &Cgroup, init: i32) -> Result<syscalls::Forked> {
 
 fn join_and_fork(spec: &ExecSpec<'_>, pinned: &Pinned, stdio: &Stdio, channel: &Channel) -> ! {
     let forked = pinned.join().and_then(|()| {
+        syscalls::close_others(&stdio.with(channel));
         syscalls::clone_into(libc::CLONE_PARENT as u64, None)
             .tried(|| "fork into the container".to_owned())
     });
@@ -129,6 +132,7 @@ fn prepare(spec: &ExecSpec<'_>, stdio: &Stdio, channel: &Channel) -> Result<Stri
     credentials::check(spec.process)?;
     syscalls::reset_signals();
     rustix::process::setsid().tried(|| "start a session".to_owned())?;
+    keyring::join(spec.id)?;
     let (identity, home) = user::resolve(spec.process, spec.user)?;
     match stdio {
         Stdio::Pipes {
@@ -149,6 +153,9 @@ fn prepare(spec: &ExecSpec<'_>, stdio: &Stdio, channel: &Channel) -> Result<Stri
     channel.wait(sync::GO)?;
     syscalls::close_on_exec_from(3);
     command::enter_cwd(spec.process.cwd())?;
+    if let Some(wanted) = spec.process.exec_cpu_affinity() {
+        scheduling::affinity(wanted)?;
+    }
     credentials::apply(spec.process, &identity, spec.seccomp, false)?;
     Ok(home)
 }

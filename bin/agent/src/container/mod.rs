@@ -22,10 +22,13 @@ mod device_filter;
 mod devices;
 mod error;
 mod exec;
+mod keyring;
 mod mount_options;
 mod namespaces;
 mod pod_pids;
+mod refusal;
 mod rootfs;
+mod scheduling;
 mod stats;
 mod sync;
 mod syscalls;
@@ -33,13 +36,14 @@ mod terminal;
 mod user;
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use bulkhead_protocol::agent::Archive;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use cgroup::Cgroup;
+use device_filter::DeviceFilter;
 pub(crate) use error::{Error, ErrorKind};
 use error::{Result, Tried};
 use namespaces::{Pinned, Wanted};
@@ -57,6 +61,22 @@ pub(crate) enum Stdio {
     },
     /// A pty made in the container's devpts.
     Terminal,
+}
+
+impl Stdio {
+    /// All the descriptors a child becoming a process has a use for.
+    fn with<'a>(&'a self, channel: &'a Channel) -> Vec<BorrowedFd<'a>> {
+        let mut list = vec![channel.as_fd()];
+        if let Self::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } = self
+        {
+            list.extend([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+        }
+        list
+    }
 }
 
 /// What a container is made from.
@@ -80,10 +100,19 @@ pub(crate) struct Container {
     cgroup: Cgroup,
     pid: i32,
     pinned: Pinned,
+    devices: DeviceFilter,
     /// Its processes do not end with its first.
     shares_pids: bool,
     /// Open until started.
     waiting: Option<Channel>,
+}
+
+/// A first process that waits to be told to go on.
+struct Forked {
+    pid: i32,
+    pinned: Pinned,
+    devices: DeviceFilter,
+    channel: Channel,
 }
 
 /// The way to end what a container's first process left.
@@ -110,18 +139,19 @@ pub(crate) struct ProcessHandle {
 impl Container {
     /// Makes a container up to the moment before its command is executed.
     pub(crate) fn create(args: &CreateArgs<'_>) -> Result<(Self, Option<OwnedFd>)> {
-        refuse(args.spec)?;
+        refusal::container(args.spec)?;
         let wanted = Wanted::from_spec(args.spec)?;
         let cgroup = Cgroup::create(args.id)?;
         let made = Self::fork(args, &wanted, &cgroup);
         match made {
-            Ok((pid, pinned, channel, terminal)) => {
+            Ok((forked, terminal)) => {
                 let container = Self {
                     cgroup,
-                    pid,
-                    pinned,
+                    pid: forked.pid,
+                    pinned: forked.pinned,
+                    devices: forked.devices,
                     shares_pids: wanted.shares_pids(),
-                    waiting: Some(channel),
+                    waiting: Some(forked.channel),
                 };
                 Ok((container, terminal))
             }
@@ -136,7 +166,7 @@ impl Container {
         args: &CreateArgs<'_>,
         wanted: &Wanted,
         cgroup: &Cgroup,
-    ) -> Result<(i32, Pinned, Channel, Option<OwnedFd>)> {
+    ) -> Result<(Forked, Option<OwnedFd>)> {
         let resources = args
             .spec
             .linux()
@@ -145,13 +175,14 @@ impl Container {
         if let Some(resources) = resources {
             cgroup.apply(resources)?;
         }
-        device_filter::attach(cgroup.fd(), args.spec)?;
+        let devices = DeviceFilter::attach(cgroup.fd(), args.spec)?;
         let (ours, theirs) = sync::pair()?;
         let inside = wanted.shares_pids().then(pod_pids::enter).transpose()?;
         let forked = syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()));
         let pid = match forked.tried(|| "fork into the container".to_owned())? {
             syscalls::Forked::Child => {
                 drop(ours);
+                syscalls::close_others(&args.stdio.with(&theirs));
                 child::run(args, wanted, &theirs)
             }
             syscalls::Forked::Parent(pid) => pid,
@@ -173,7 +204,13 @@ impl Container {
             }
         };
         let pinned = Pinned::open(pid).inspect_err(|_| syscalls::kill(pid))?;
-        Ok((pid, pinned, ours, terminal))
+        let forked = Forked {
+            pid,
+            pinned,
+            devices,
+            channel: ours,
+        };
+        Ok((forked, terminal))
     }
 
     /// Lets the command be executed. The error is execve's.
@@ -200,7 +237,9 @@ impl Container {
             return Err(Error::invalid("the container was not started yet"));
         }
         self.refuse_frozen()?;
+        refusal::process(process)?;
         let spec = exec::ExecSpec {
+            id: self.cgroup.name(),
             process,
             user,
             seccomp,
@@ -264,8 +303,9 @@ impl Container {
     }
 
     /// Changes limits.
-    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<()> {
-        self.cgroup.apply(resources)
+    pub(crate) fn update(&mut self, resources: &LinuxResources) -> Result<()> {
+        self.cgroup.apply(resources)?;
+        self.devices.update(self.cgroup.fd(), resources)
     }
 
     /// What it uses.
@@ -289,26 +329,4 @@ impl Container {
 /// when it is gone.
 pub(crate) fn send_signal(pid: i32, signal: i32) -> bool {
     syscalls::signal(pid, signal)
-}
-
-/// What the guest kernel does not have.
-fn refuse(spec: &Spec) -> Result<()> {
-    let process = spec.process().as_ref();
-    let labelled = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
-    if labelled(process.and_then(|p| p.apparmor_profile().as_ref())) {
-        return Err(Error::invalid(
-            "the spec asks for AppArmor, which the guest kernel lacks",
-        ));
-    }
-    if labelled(process.and_then(|p| p.selinux_label().as_ref())) {
-        return Err(Error::invalid(
-            "the spec asks for SELinux, which the guest kernel lacks",
-        ));
-    }
-    if spec.linux().is_none() || process.is_none() {
-        return Err(Error::invalid(
-            "the spec has no `linux` or no `process` part",
-        ));
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -46,6 +46,12 @@ pub(super) fn pair() -> Result<(Channel, Channel)> {
     rustix::net::sockopt::set_socket_timeout(&one, which, Some(ANSWER_TIMEOUT))
         .tried(|| "limit the wait for a new process".to_owned())?;
     Ok((Channel { fd: one }, Channel { fd: two }))
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Channel {

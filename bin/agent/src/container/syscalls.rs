@@ -277,3 +277,141 @@ pub(super) fn mount_setattr(
     };
     check(result as i32)
 }
+
+/// struct sched_attr, its first version; linux/sched/types.h.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct SchedulingAttributes {
+    pub(super) size: u32,
+    pub(super) policy: u32,
+    pub(super) flags: u64,
+    pub(super) nice: i32,
+    pub(super) priority: u32,
+    pub(super) runtime: u64,
+    pub(super) deadline: u64,
+    pub(super) period: u64,
+}
+
+impl SchedulingAttributes {
+    pub(super) const SIZE: u32 = size_of::<Self>() as u32;
+}
+
+/// sched_setattr(2) for this thread.
+pub(super) fn sched_setattr(attributes: &SchedulingAttributes) -> std::io::Result<()> {
+    // SAFETY: the struct lives through the call and tells its own size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attributes, 0) } as i32)
+}
+
+/// sched_getattr(2) of this thread.
+#[cfg(test)]
+pub(super) fn sched_getattr() -> std::io::Result<SchedulingAttributes> {
+    let mut attributes = SchedulingAttributes::default();
+    let size = SchedulingAttributes::SIZE;
+    // SAFETY: the struct lives through the call, which fills as much as told.
+    check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &mut attributes, size, 0) } as i32)?;
+    Ok(attributes)
+}
+
+/// IOPRIO_WHO_PROCESS; zero is then this thread.
+const WHO_PROCESS: i32 = 1;
+
+/// ioprio_set(2) for this thread.
+pub(super) fn ioprio_set(value: i32) -> std::io::Result<()> {
+    // SAFETY: integers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) } as i32)
+}
+
+/// ioprio_get(2) of this thread.
+#[cfg(test)]
+pub(super) fn ioprio_get() -> std::io::Result<i32> {
+    // SAFETY: integers.
+    let value = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) } as i32;
+    check(value).map(|()| value)
+}
+
+/// personality(2) of this thread.
+pub(super) fn personality(domain: i32) -> std::io::Result<()> {
+    // SAFETY: an integer; a domain without flags changes no memory.
+    check(unsafe { libc::personality(domain as libc::c_ulong) })
+}
+
+/// Makes or joins the session keyring of this name. keyctl(2),
+/// KEYCTL_JOIN_SESSION_KEYRING; gives its serial number.
+pub(super) fn join_session_keyring(name: &CStr) -> std::io::Result<i32> {
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: the name is NUL-terminated and lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) };
+    check(result as i32).map(|()| result as i32)
+}
+
+/// Sets who may do what with a key. keyctl(2), KEYCTL_SETPERM.
+pub(super) fn set_key_permissions(key: i32, permissions: u32) -> std::io::Result<()> {
+    const SETPERM: i32 = 5;
+    // SAFETY: integers.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, SETPERM, key, permissions) } as i32)
+}
+
+/// Closes every descriptor but the standard three and these. close_range(2).
+pub(super) fn close_others(keep: &[BorrowedFd<'_>]) {
+    let mut numbers: Vec<u32> = keep
+        .iter()
+        .map(|fd| fd.as_raw_fd().cast_unsigned())
+        .filter(|number| *number > 2)
+        .collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        let last = if number == u32::MAX {
+            number
+        } else {
+            number - 1
+        };
+        if first <= last {
+            // SAFETY: only in a forked child, which ends by execve or `exit`
+            // and uses no descriptor but those it names here: no owner of one
+            // that is closed ever uses or closes it.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+        first = number.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::process::CommandExt;
+
+    #[test]
+    fn a_child_keeps_only_what_it_names() {
+        // Numbers no shell uses, and without close-on-exec, or execve would
+        // close them anyway.
+        let open = |_| {
+            let file = std::fs::File::open("/dev/null").unwrap();
+            let fd = rustix::io::fcntl_dupfd_cloexec(&file, 200).unwrap();
+            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
+            fd
+        };
+        let files = [0, 1, 2].map(open);
+        let number = files[1].as_raw_fd();
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", "echo /proc/$$/fd/*"]);
+        let close = move || {
+            // SAFETY: the number is that of a file open in the parent, whose
+            // copies the child has; nothing is closed through it.
+            close_others(&[unsafe { BorrowedFd::borrow_raw(number) }]);
+            Ok(())
+        };
+        // SAFETY: between fork and exec only close_range is called; the vector
+        // it fills is small and this test's child is alone in its process.
+        unsafe { command.pre_exec(close) };
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let has = |fd: &std::os::fd::OwnedFd| {
+            let name = format!("/fd/{}", fd.as_fd().as_raw_fd());
+            text.split_whitespace().any(|path| path.ends_with(&name))
+        };
+        assert!(has(&files[1]), "{text}");
+        assert!(!has(&files[0]) && !has(&files[2]), "{text}");
+    }
+}

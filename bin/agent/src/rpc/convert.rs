@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bulkhead_protocol::{VERSION, agent};
+use oci_spec::runtime;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 
@@ -49,6 +50,13 @@ fn null(flags: OFlags) -> std::io::Result<OwnedFd> {
         flags | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
+}
+
+/// Rows and columns the spec gives a terminal.
+pub(super) fn console_size(process: &runtime::Process) -> Option<(u16, u16)> {
+    let size = process.console_size()?;
+    let number = |number: u64| u16::try_from(number).ok().filter(|number| *number > 0);
+    Some((number(size.height())?, number(size.width())?))
 }
 
 /// A started process and how long its parts took.
@@ -132,5 +140,24 @@ pub(super) fn stats(stats: &container::Stats, rootfs: (u64, u64)) -> agent::Stat
         rootfs_used_bytes: rootfs.0,
         rootfs_size_bytes: rootfs.1,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_has_the_size_the_spec_gives() {
+        let size = |height: u64, width: u64| {
+            let process = serde_json::json!({
+                "cwd": "/", "user": {"uid": 0, "gid": 0},
+                "consoleSize": {"height": height, "width": width},
+            });
+            console_size(&serde_json::from_value(process).unwrap())
+        };
+        assert_eq!(size(24, 80), Some((24, 80)));
+        assert_eq!(size(0, 80), None);
+        assert_eq!(size(1 << 40, 80), None);
     }
 }
