@@ -102,6 +102,14 @@ pub trait Vm: Send + Sync {
     /// The guest console's last lines.
     fn console(&self) -> Console;
 
+    /// Answers when the monitor has given up what of its host it needed only to
+    /// start. No code of a container may run before. May be asked any number of
+    /// times.
+    ///
+    /// # Errors
+    /// [`Error::Start`] when that failed; the machine has to be killed.
+    async fn enclosed(&self) -> Result<(), Error>;
+
     /// Stops the vCPUs.
     ///
     /// # Errors

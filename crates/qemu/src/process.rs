@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bulkhead_hypervisor::{
     Console, DiskSource, Error, ExitReason, Extent, NetBackend, Vm, VmConfig,
 };
+use bulkhead_sys::MountNamespace;
 use bulkhead_sys::jail::Jail;
 use rustix::fs::MemfdFlags;
 use tokio::io::AsyncReadExt;
@@ -34,6 +35,8 @@ pub(crate) struct Process {
     channel: Option<UnixStream>,
     console: Console,
     qmp: Arc<Mutex<Qmp>>,
+    enclosed: watch::Receiver<Option<Result<(), String>>>,
+    program: String,
     exit: watch::Receiver<Option<ExitReason>>,
     killer: Arc<Killer>,
 }
@@ -75,6 +78,7 @@ impl Process {
         let (channel, channel_far) = UnixStream::pair().map_err(failed("no agent socket"))?;
         let mut jail = Jail::new();
         jail.no_new_privileges().limits(FILE_LIMIT);
+        let isolated = config.user.is_some();
         if let Some((uid, gid)) = config.user {
             jail.user(uid, gid).isolate();
             if let Some(group) = accelerator
@@ -98,23 +102,57 @@ impl Process {
         tokio::spawn(read_console(console, lines.clone()));
         let stderr = child.stderr.take();
         let pid = child.id().unwrap_or_default();
+        // While nobody can reap the child. One that ended at once is told of by
+        // its exit, with its own words.
+        let mounts = MountNamespace::of_child(pid);
         let (tell, exit) = watch::channel(None);
         let killer = Arc::new(Killer::default());
         let owner = own(child, stderr, program.clone(), Arc::clone(&killer), tell);
         tokio::spawn(owner);
         let qmp = Qmp::new(qmp).map_err(failed("no control socket"))?;
         let qmp = Arc::new(Mutex::new(qmp));
-        let (greeted, refuser) = (Arc::clone(&qmp), Arc::clone(&killer));
-        tokio::spawn(refuse_old(greeted, program.clone(), refuser));
+        let (done, enclosed) = watch::channel(None);
+        let mounts = isolated.then_some(mounts);
+        let greeting = greet(
+            Arc::clone(&qmp),
+            program.clone(),
+            Arc::clone(&killer),
+            mounts,
+        );
+        tokio::spawn(async move { done.send_replace(Some(greeting.await)) });
         Ok(Self {
             pid,
             channel: Some(channel),
             console: lines,
             qmp,
+            enclosed,
+            program: program.path().display().to_string(),
             exit,
             killer,
         })
     }
+}
+
+/// The first words with QEMU, while the guest's kernel boots: one that is too
+/// old ends; from another, which has opened all it needs, the host's files are
+/// taken.
+async fn greet(
+    qmp: Arc<Mutex<Qmp>>,
+    program: Program,
+    killer: Arc<Killer>,
+    mounts: Option<std::io::Result<MountNamespace>>,
+) -> Result<(), String> {
+    let version = qmp.lock().await.greet().await.map_err(|e| e.to_string())?;
+    if let Err(error) = version.check(&program) {
+        let _ = killer.refusal.set(error.to_string());
+        killer.kill();
+        return Err(error.to_string());
+    }
+    let Some(mounts) = mounts else {
+        return Ok(());
+    };
+    let emptied = mounts.and_then(MountNamespace::empty_root);
+    emptied.map_err(|e| e.to_string())
 }
 
 fn async_stream(stream: UnixStream) -> std::io::Result<tokio::net::UnixStream> {
@@ -215,19 +253,6 @@ async fn read_console(mut console: tokio::net::UnixStream, lines: Console) {
 }
 
 /// Owns the child until it is reaped. The only place that kills and waits.
-/// Ends the machine when it is not of a QEMU that is used here: seen while the
-/// guest boots, since nobody waits for it.
-async fn refuse_old(qmp: Arc<Mutex<Qmp>>, program: Program, killer: Arc<Killer>) {
-    // A machine that ends meanwhile has its own reason.
-    let Ok(version) = qmp.lock().await.greet().await else {
-        return;
-    };
-    if let Err(error) = version.check(&program) {
-        let _ = killer.refusal.set(error.to_string());
-        killer.kill();
-    }
-}
-
 /// Why QEMU failed: what it said, or, of one that is too old to understand what
 /// it was told, that.
 async fn failure(program: Program, code: i32, said: String) -> ExitReason {
@@ -301,6 +326,19 @@ impl Vm for Process {
 
     fn console(&self) -> Console {
         self.console.clone()
+    }
+
+    async fn enclosed(&self) -> Result<(), Error> {
+        let mut enclosed = self.enclosed.clone();
+        let outcome = match enclosed.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
+            Err(_) => Err("the task that does it is gone".to_owned()),
+        };
+        outcome.map_err(|reason| Error::Start {
+            program: self.program.clone(),
+            detail: format!("the host's files could not be taken from it: {reason}"),
+            source: None,
+        })
     }
 
     async fn pause(&self) -> Result<(), Error> {

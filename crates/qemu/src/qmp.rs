@@ -40,7 +40,8 @@ impl Qmp {
         self.exchange(name).await
     }
 
-    /// Does the handshake, once; QEMU says its version in it.
+    /// Does the handshake, once; QEMU says its version in it, and takes the
+    /// first command when the machine is complete.
     pub(crate) async fn greet(&mut self) -> Result<Version, Error> {
         let failed = |detail: String| Error::Control {
             command: "greeting".to_owned(),

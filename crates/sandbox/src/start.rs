@@ -84,6 +84,7 @@ impl Sandbox {
         let (agent, hello) = steps.run(Phase::Agent, greet(&opener)).await?;
         clock.lap("agent");
         let configure = async {
+            vm.enclosed().await.map_err(|e| e.to_string())?;
             let context = ttrpc::context::with_duration(timeout);
             agent
                 .configure_sandbox(context, &guest)

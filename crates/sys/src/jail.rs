@@ -59,9 +59,12 @@ impl Jail {
         self
     }
 
-    /// Gives the child empty network, IPC and UTS namespaces of its own.
+    /// Gives the child empty network, IPC and UTS namespaces of its own, and a
+    /// mount namespace that starts as a copy and shares nothing, so that
+    /// [`MountNamespace`](crate::MountNamespace) can empty it.
     /// Needs `CAP_SYS_ADMIN`. namespaces(7).
     pub fn isolate(&mut self) -> &mut Self {
+        self.namespaces |= libc::CLONE_NEWNS;
         self.namespaces |= libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         self
     }
@@ -158,6 +161,12 @@ fn restrict(
     if namespaces != 0 {
         // SAFETY: unshare takes flags only; the child is single-threaded.
         check(unsafe { libc::unshare(namespaces) })?;
+    }
+    if namespaces & libc::CLONE_NEWNS != 0 {
+        let (none, flags) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+        // SAFETY: a change of propagation reads nothing but the target, a
+        // constant; it concerns the child's own namespace.
+        check(unsafe { libc::mount(none, c"/".as_ptr(), none, flags, std::ptr::null()) })?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+mod empty_root;
 mod inherited;
 pub mod jail;
 #[cfg(feature = "kvm")]
@@ -14,4 +15,5 @@ pub mod mounts;
 pub mod namespaces;
 pub mod tap;
 
+pub use empty_root::MountNamespace;
 pub use inherited::inherited;
