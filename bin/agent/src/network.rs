@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use bulkhead_protocol::agent::{ConfigureSandboxRequest, Interface, InterfaceStats, Route};
 use futures::TryStreamExt;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -92,9 +93,13 @@ async fn set_up(handle: &Handle, links: &[LinkMessage], wanted: &Interface) -> R
     up(handle, index, Some(&wanted.name), Some(wanted.mtu)).await?;
     for text in &wanted.addresses {
         let (address, prefix) = parse_prefix(text)?;
-        handle
-            .address()
-            .add(index, address, prefix)
+        let mut request = handle.address().add(index, address, prefix);
+        // The host chose it, so nobody else has it; the search for another
+        // would keep it from use for a second or two.
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        request
             .execute()
             .await
             .map_err(refused(format!("add the address {text}")))?;

@@ -17,6 +17,7 @@ mod network;
 pub(crate) mod ports;
 mod serve;
 mod stdio;
+mod uplink;
 mod volumes;
 
 use std::os::fd::OwnedFd;

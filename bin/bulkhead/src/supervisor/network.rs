@@ -13,6 +13,7 @@ use bulkhead_sandbox::{GuestConfig, Interface, Route};
 use bulkhead_sys::jail::Jail;
 
 use super::ports;
+use super::uplink::Uplink;
 use crate::control::Failure;
 use crate::report;
 use crate::state::Record;
@@ -20,9 +21,13 @@ use crate::state::record::NetworkMode;
 
 /// The guest's address, its gateway, and where it asks for names. Inside the
 /// sandbox only, so every sandbox can have the same.
-const ADDRESS: &str = "10.0.2.15";
+pub(super) const ADDRESS: &str = "10.0.2.15";
 const GATEWAY: &str = "10.0.2.2";
-const NAME_SERVER: &str = "10.0.2.3";
+pub(super) const NAME_SERVER: &str = "10.0.2.3";
+/// The same of IPv6: a prefix nobody routes, and a neighbour on the link.
+pub(super) const ADDRESS_6: &str = "fd62:756c:6b68::15";
+const GATEWAY_6: &str = "fe80::626b:6864";
+pub(super) const NAME_SERVER_6: &str = "fd62:756c:6b68::3";
 const MTU: u16 = 1500;
 
 /// What a network is made of.
@@ -79,8 +84,18 @@ fn passt(record: &Record) -> Result<Plan, String> {
         .iter()
         .map(|text| ports::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
-    ports.iter().try_for_each(ports::Port::check_free)?;
-    let child = spawn(theirs.into(), &ports)?;
+    let uplink = Uplink::find();
+    if let Some(port) = ports.iter().find(|port| port.needs_v6() && !uplink.v6) {
+        return Err(format!(
+            "--publish {}: the host's interface `{}` has no IPv6",
+            port.argument(),
+            uplink.name
+        ));
+    }
+    ports
+        .iter()
+        .try_for_each(|port| port.check_free(uplink.v6))?;
+    let child = spawn(theirs.into(), &ports, &uplink)?;
     let id = u32::from_str_radix(record.id.get(..6).unwrap_or("0"), 16).unwrap_or(0);
     let [_, a, b, c] = id.to_be_bytes();
     // Locally administered, unicast.
@@ -89,16 +104,19 @@ fn passt(record: &Record) -> Result<Plan, String> {
         mac: network::mac_text(mac),
         name: "eth0".to_owned(),
         mtu: MTU.into(),
-        addresses: vec![format!("{ADDRESS}/24")],
+        addresses: uplink.addresses(),
         ..Default::default()
     };
-    let route = Route {
-        gateway: GATEWAY.to_owned(),
+    let route = |gateway: &str| Route {
+        gateway: gateway.to_owned(),
         interface: "eth0".to_owned(),
         ..Default::default()
     };
+    // Without a way out for IPv6 there is none to the guest either: a program
+    // would wait for an answer instead of trying IPv4 at once.
+    let gateways = [Some(GATEWAY), uplink.routes_v6.then_some(GATEWAY_6)];
     let servers = if record.dns.is_empty() {
-        vec![NAME_SERVER.to_owned()]
+        uplink.name_servers()
     } else {
         record.dns.clone()
     };
@@ -110,7 +128,7 @@ fn passt(record: &Record) -> Result<Plan, String> {
         }],
         guest: GuestConfig {
             interfaces: vec![interface],
-            routes: vec![route],
+            routes: gateways.into_iter().flatten().map(route).collect(),
             dns_servers: servers,
             ..Default::default()
         },
@@ -121,18 +139,12 @@ fn passt(record: &Record) -> Result<Plan, String> {
 
 /// Starts passt on a connected socket. It drops its privileges and closes
 /// itself in; it gets no path and no name of a tenant.
-fn spawn(socket: OwnedFd, ports: &[ports::Port]) -> Result<Child, String> {
+fn spawn(socket: OwnedFd, ports: &[ports::Port], uplink: &Uplink) -> Result<Child, String> {
     let mut jail = Jail::new();
     let fd = jail.inherit(socket);
     let mut command = Command::new("passt");
     command
-        .args([
-            "--foreground",
-            "--quiet",
-            "--stderr",
-            "--ipv4-only",
-            "--no-dhcp",
-        ])
+        .args(["--foreground", "--quiet", "--stderr", "--no-dhcp"])
         .args(["--fd", &fd.to_string(), "--mtu", &MTU.to_string()])
         .args([
             "--address",
@@ -142,7 +154,16 @@ fn spawn(socket: OwnedFd, ports: &[ports::Port]) -> Result<Child, String> {
             "--gateway",
             GATEWAY,
         ])
-        .args(["--dns-forward", NAME_SERVER, "--interface", &interface()]);
+        .args(["--dns-forward", NAME_SERVER])
+        .args(["--interface", &uplink.name]);
+    if uplink.v6 {
+        command
+            .args(["--no-dhcpv6", "--no-ra"])
+            .args(["--address", ADDRESS_6, "--gateway", GATEWAY_6])
+            .args(["--dns-forward", NAME_SERVER_6]);
+    } else {
+        command.arg("--ipv4-only");
+    }
     for (option, udp) in [("--tcp-ports", false), ("--udp-ports", true)] {
         let list: Vec<&ports::Port> = ports.iter().filter(|port| port.udp == udp).collect();
         if list.is_empty() {
@@ -216,18 +237,6 @@ fn check(child: &mut Child) -> Result<(), String> {
     }
     std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
     Ok(())
-}
-
-/// The host's interface towards the world; a machine without one has
-/// loopback, which is enough for published ports.
-fn interface() -> String {
-    let text = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let default = text.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace();
-        let name = fields.next()?;
-        (fields.next()? == "00000000").then(|| name.to_owned())
-    });
-    default.unwrap_or_else(|| "lo".to_owned())
 }
 
 /// Does the text hold an address?

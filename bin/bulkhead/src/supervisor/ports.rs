@@ -35,17 +35,30 @@ impl Port {
 }
 
 impl Port {
+    /// Is it on an IPv6 address only?
+    pub(super) fn needs_v6(&self) -> bool {
+        self.address.as_ref().is_some_and(|text| text.contains(':'))
+    }
+
     /// Tries each host port for a moment: passt only warns of one it cannot
-    /// have, and the container would run unreachable.
-    pub(super) fn check_free(&self) -> Result<(), String> {
-        let address = self.address.as_deref().unwrap_or("0.0.0.0");
+    /// have, and the container would run unreachable. `v6`: IPv6 as well.
+    pub(super) fn check_free(&self, v6: bool) -> Result<(), String> {
+        let addresses = match self.address.as_deref() {
+            Some(address) => vec![address],
+            None if v6 => vec!["0.0.0.0", "::"],
+            None => vec!["0.0.0.0"],
+        };
         for port in self.host.0..=self.host.1 {
-            let bound = if self.udp {
-                std::net::UdpSocket::bind((address, port)).map(|_| ())
-            } else {
-                std::net::TcpListener::bind((address, port)).map(|_| ())
-            };
-            bound.map_err(|e| format!("the port {port} of {address} cannot be published: {e}"))?;
+            for address in &addresses {
+                let bound = if self.udp {
+                    std::net::UdpSocket::bind((*address, port)).map(|_| ())
+                } else {
+                    std::net::TcpListener::bind((*address, port)).map(|_| ())
+                };
+                bound.map_err(|e| {
+                    format!("the port {port} of {address} cannot be published: {e}")
+                })?;
+            }
         }
         Ok(())
     }
@@ -112,6 +125,9 @@ mod tests {
             argument("127.0.0.1:8080:80/tcp").unwrap(),
             "127.0.0.1/8080:80"
         );
+        assert_eq!(argument("[::1]:8080:80").unwrap(), "::1/8080:80");
+        assert!(parse("[::1]:8080:80").unwrap().needs_v6());
+        assert!(!parse("127.0.0.1:8080:80").unwrap().needs_v6());
         assert_eq!(argument("127.0.0.1::80").unwrap(), "127.0.0.1/80:80");
         assert_eq!(
             argument("8000-8002:9000-9002").unwrap(),
