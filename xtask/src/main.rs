@@ -4,6 +4,7 @@ mod agent;
 mod bench;
 mod check;
 mod demo;
+mod deploy;
 mod fuzz;
 mod guest;
 mod lab;
@@ -65,6 +66,8 @@ enum Task {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Make the chart, the OLM bundle and the list of images of the manifests in deploy/
+    Deploy,
     /// Build the guest into the cache and print where it is
     Guest {
         /// Which kernel
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(yes),
         Task::Test => test::run(yes),
         Task::Check => check::run(),
+        Task::Deploy => deploy::run(),
         Task::Fuzz { target, seconds } => {
             prerequisites::install(yes).and_then(|()| fuzz::run(target.as_deref(), seconds))
         }

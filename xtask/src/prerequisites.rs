@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 34] = [
+const PACKAGES: [(&str, &str); 36] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),
@@ -34,6 +34,8 @@ const PACKAGES: [(&str, &str); 34] = [
         "kubernetes-client",
         "the tests speak to their API server with kubectl",
     ),
+    ("prometheus", "its promtool checks and tries the alerts"),
+    ("python3-venv", "Helm's engine comes in a Python package"),
     ("docker-registry", "the tests pull from it"),
     ("mmdebstrap", "makes the image with real software"),
     ("openssl", "makes the tests' certificates"),
@@ -77,6 +79,24 @@ pub(crate) fn install(yes: bool) -> Outcome {
     apt(&["update", "-qq"])?;
     let install = ["install", "-qq", "-y", "--no-install-recommends"];
     apt(&install.into_iter().chain(names).collect::<Vec<_>>())
+}
+
+/// Helm's own engine, from the package index of Python: Debian has no Helm.
+/// What else could render the chart is not what users render it with.
+const HELM: &str = "helm-python-sdk==0.2.2";
+
+/// Installs Helm's engine below `target`, where the tests of the chart look.
+pub(crate) fn helm() -> Outcome {
+    let dir = run::workspace().join("target/helm");
+    let python = dir.join("bin/python");
+    let has = Command::new(&python)
+        .args(["-c", "import helm_python"])
+        .output();
+    if has.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    run::command(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+    run::command(Command::new(&python).args(["-m", "pip", "install", "--quiet", HELM]))
 }
 
 fn privileged(program: &str) -> Command {

@@ -15,6 +15,7 @@ pub(crate) fn run(yes: bool) -> Outcome {
         outcome
     };
     timed("packages", &mut || prerequisites::install(yes))?;
+    timed("helm", &mut || prerequisites::helm())?;
     timed("program", &mut || {
         run::command(run::cargo().args([
             "build",

@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["bulkhead-config", "bulkhead-protocol", "bulkhead-status"],
     ),
     ("bulkhead-kataconfig", &[]),
+    ("bulkhead-packaging", &[]),
     ("bulkhead-rollout", &["bulkhead-kataconfig"]),
     ("bulkhead-guest", &["bulkhead-sys"]),
     ("bulkhead-network", &["bulkhead-sys"]),
@@ -99,7 +100,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("bulkhead-e2e", &["bulkhead-apiserver"]),
-    ("xtask", &["bulkhead-guest"]),
+    ("xtask", &["bulkhead-guest", "bulkhead-packaging"]),
 ];
 
 fn workspace() -> PathBuf {
