@@ -8,6 +8,7 @@ mod deploy;
 mod fuzz;
 mod guest;
 mod lab;
+mod images;
 mod prerequisites;
 mod run;
 mod test;
@@ -68,6 +69,8 @@ enum Task {
     },
     /// Make the chart, the OLM bundle and the list of images of the manifests in deploy/
     Deploy,
+    /// Make container images of the operator and the node agent, as OCI layouts
+    Images(images::Options),
     /// Build the guest into the cache and print where it is
     Guest {
         /// Which kernel
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(yes),
         Task::Check => check::run(),
         Task::Deploy => deploy::run(),
+        Task::Images(options) => images::run(&options),
         Task::Fuzz { target, seconds } => {
             prerequisites::install(yes).and_then(|()| fuzz::run(target.as_deref(), seconds))
         }

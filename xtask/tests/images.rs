@@ -1,0 +1,92 @@
+//! The images of `cargo xtask images`, opened by another program and run.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The programs of the tree, as they were built for the tests.
+fn programs() -> PathBuf {
+    let dir = Path::new(env!("CARGO_BIN_EXE_xtask")).parent().unwrap();
+    let operator = dir.join("bulkhead-operator");
+    let shown = operator.display();
+    assert!(operator.exists(), "`{shown}`: run `cargo xtask test`");
+    dir.to_owned()
+}
+
+fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {told}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn make(out: &Path) {
+    let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    xtask
+        .args(["images", "--only", "operator", "--out"])
+        .arg(out);
+    done(xtask.arg("--programs").arg(programs()));
+}
+
+fn blob(layout: &Path, digest: &Value) -> Value {
+    let digest = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+    let text = std::fs::read(layout.join("blobs/sha256").join(digest)).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+#[test]
+fn the_operators_image_has_all_that_its_program_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let layout = dir.path().join("bulkhead-operator");
+    let text = std::fs::read(layout.join("index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&text).unwrap();
+    let manifest = &index["manifests"][0];
+    let tag = &manifest["annotations"]["org.opencontainers.image.ref.name"];
+    assert_eq!(tag, VERSION);
+    let manifest = blob(&layout, &manifest["digest"]);
+    let config = blob(&layout, &manifest["config"]["digest"]);
+    assert_eq!(config["config"]["User"], "65532:65532");
+    assert_eq!(config["config"]["Entrypoint"][0], "/bulkhead-operator");
+    assert_eq!(config["architecture"], "amd64");
+
+    let unpacked = dir.path().join("unpacked");
+    let image = format!("{}:{VERSION}", layout.display());
+    let mut unpack = Command::new("umoci");
+    unpack.args(["unpack", "--image", &image]);
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !root {
+        unpack.arg("--rootless");
+    }
+    done(unpack.arg(&unpacked));
+    let files = unpacked.join("rootfs");
+    let mode = files.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755, "others have to enter it");
+
+    // Nothing of this machine but the kernel.
+    let mut run = Command::new("chroot");
+    if !root {
+        run = Command::new("unshare");
+        run.args(["--map-root-user", "chroot"]);
+    }
+    let told = done(run.arg(&files).args(["/bulkhead-operator", "--version"]));
+    assert_eq!(told.trim(), format!("bulkhead-operator {VERSION}"));
+}
+
+#[test]
+fn the_same_programs_make_the_same_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = |name: &str| {
+        let out = dir.path().join(name);
+        make(&out);
+        let path = out.join("bulkhead-operator/index.json");
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(index("one"), index("two"));
+}
