@@ -30,6 +30,20 @@ const CONNECTIONS: usize = 16;
 /// How long a client may take for a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// States of nodes, as `status.kataNodes` names them. All are told, those
+/// without nodes as 0: what was never there has no changes to Prometheus.
+const STATES: [&str; 9] = [
+    "installed",
+    "installing",
+    "waitingToInstall",
+    "failedToInstall",
+    "uninstalling",
+    "waitingToUninstall",
+    "failedToUninstall",
+    "ineligible",
+    "orphaned",
+];
+
 type Labels = [(&'static str, String); 2];
 
 /// What is counted.
@@ -92,6 +106,11 @@ impl Metrics {
     /// Whether this operator acts.
     pub(crate) fn leads(&self, leads: bool) {
         self.0.leader.set(i64::from(leads));
+        if !leads {
+            // What the one before knew is for the next to tell.
+            self.0.nodes.clear();
+            self.0.conditions.clear();
+        }
     }
 
     /// Whether everything is known that decisions need.
@@ -109,9 +128,11 @@ impl Metrics {
             let Some(status) = &config.status else {
                 continue;
             };
-            for (state, count) in &status.kata_nodes.counts {
-                let labels = [("kataconfig", name.clone()), ("state", state.clone())];
-                counted.nodes.get_or_create(&labels).set(i64::from(*count));
+            for state in STATES {
+                let labels = [("kataconfig", name.clone()), ("state", state.to_owned())];
+                let count = status.kata_nodes.counts.get(state).copied();
+                let count = i64::from(count.unwrap_or_default());
+                counted.nodes.get_or_create(&labels).set(count);
             }
             for condition in &status.conditions {
                 let labels = [
@@ -199,14 +220,101 @@ fn answer(
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_gone_is_not_counted_any_more() {
-        let metrics = Metrics::new();
+    /// A KataConfig with twelve nodes that is Ready.
+    fn configs() -> BTreeMap<String, KataConfig> {
         let mut config = KataConfig::default();
         let mut status = bulkhead_kataconfig::KataConfigStatus::default();
         status.kata_nodes.counts = [("installed".to_owned(), 12)].into();
+        status
+            .conditions
+            .push(k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
+                type_: "Ready".to_owned(),
+                status: "True".to_owned(),
+                last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                    jiff::Timestamp::UNIX_EPOCH,
+                ),
+                message: String::new(),
+                observed_generation: None,
+                reason: "Test".to_owned(),
+            });
         config.status = Some(status);
-        let configs = BTreeMap::from([("example".to_owned(), config)]);
+        BTreeMap::from([("example".to_owned(), config)])
+    }
+
+    /// Everything alerts and dashboards say.
+    fn asked() -> String {
+        let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
+        let files = [
+            "prometheus/rules.yaml",
+            "grafana/fleet.json",
+            "grafana/pod.json",
+        ];
+        let texts = files.map(|file| std::fs::read_to_string(deploy.join(file)).unwrap());
+        texts.concat()
+    }
+
+    #[test]
+    fn alerts_and_dashboards_ask_for_what_is_told() {
+        let metrics = Metrics::new();
+        metrics.decided(Duration::from_millis(3), &configs());
+        metrics.wrote("status", true);
+        metrics.leads(true);
+        let told = metrics.text();
+        let asked = asked();
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names = asked.split(|c| !word(c));
+        let names: Vec<_> = names
+            .filter(|name| name.starts_with("bulkhead_operator_"))
+            .collect();
+        assert!(names.len() > 10);
+        for name in names {
+            let found = told.lines().any(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            });
+            assert!(found, "`{name}` is asked for and not told: {told}");
+        }
+    }
+
+    #[test]
+    fn states_are_those_of_the_status() {
+        use kube::CustomResourceExt;
+        let schema = serde_json::to_value(KataConfig::crd()).unwrap();
+        let states = schema
+            .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status/properties")
+            .unwrap()
+            .pointer("/kataNodes/properties")
+            .unwrap()
+            .as_object()
+            .unwrap();
+        let lists = states
+            .iter()
+            .filter(|(_, schema)| schema["type"] == "array");
+        let lists: Vec<_> = lists.map(|(name, _)| name.as_str()).collect();
+        let mut told = STATES.to_vec();
+        told.sort_unstable();
+        assert_eq!(told, lists);
+        let asked = asked();
+        let selectors = asked.split("bulkhead_operator_nodes{").skip(1);
+        let mut count = 0;
+        for selector in selectors.filter_map(|part| part.split('}').next()) {
+            let Some((_, states)) = selector.split_once("state=") else {
+                continue;
+            };
+            // In JSON the quotes are escaped.
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '|';
+            for state in states.replace(|c| !plain(c), "").split('|') {
+                assert!(STATES.contains(&state), "no state `{state}`");
+                count += 1;
+            }
+        }
+        assert!(count > 6);
+    }
+
+    #[test]
+    fn what_is_gone_is_not_counted_any_more() {
+        let metrics = Metrics::new();
+        let configs = configs();
         metrics.decided(Duration::from_millis(3), &configs);
         metrics.wrote("status", true);
         let text = metrics.text();
@@ -214,7 +322,12 @@ mod tests {
         assert!(text.contains(nodes), "{text}");
         let writes = r#"bulkhead_operator_writes_total{kind="status",result="done"} 1"#;
         assert!(text.contains(writes), "{text}");
+        let none = r#"bulkhead_operator_nodes{kataconfig="example",state="orphaned"} 0"#;
+        assert!(text.contains(none), "{text}");
         metrics.decided(Duration::from_millis(3), &BTreeMap::new());
+        assert!(!metrics.text().contains("example"));
+        metrics.decided(Duration::from_millis(3), &configs);
+        metrics.leads(false);
         assert!(!metrics.text().contains("example"));
     }
 }

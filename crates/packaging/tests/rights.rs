@@ -139,3 +139,31 @@ fn the_network_is_closed_but_for_what_each_pod_needs() {
         "privileged"
     );
 }
+
+/// The tests of the operator and of the node agent run each under its roles and
+/// fail when a right was not used. A role elsewhere would escape them.
+#[test]
+fn there_are_no_roles_but_those_that_are_tried() {
+    let objects = kustomize("overlays/openshift");
+    let mut roles = objects
+        .iter()
+        .filter(|object| object["kind"].as_str().unwrap().ends_with("Role"))
+        .map(|object| object["metadata"]["name"].as_str().unwrap())
+        .collect::<Vec<_>>();
+    roles.sort_unstable();
+    let tried = [
+        "bulkhead-node-agent",
+        "bulkhead-operator",
+        "bulkhead-operator",
+        "bulkhead-operator-events",
+    ];
+    assert_eq!(roles, tried);
+    let files = ["operator", "node-agent"].map(|dir| {
+        let path = stage::deploy().join(dir).join("rbac.yaml");
+        std::fs::read_to_string(path).unwrap()
+    });
+    let text = files.concat();
+    let count =
+        text.matches("\nkind: Role\n").count() + text.matches("\nkind: ClusterRole\n").count();
+    assert_eq!(count, tried.len(), "a role in another file");
+}

@@ -208,8 +208,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn names_of_tenants_stay_values_of_labels() {
+    /// A pod that tells everything, with a name that tries to be more.
+    fn pod() -> Pod {
         let usage = Usage {
             cpu_seconds: 1.5,
             memory: 4096,
@@ -217,7 +217,7 @@ mod tests {
             pids: 2,
             oom_kills: 1,
         };
-        let pod = Pod {
+        Pod {
             id: "abc".to_owned(),
             namespace: "k8s.io".to_owned(),
             kubernetes: Some(Kubernetes {
@@ -231,7 +231,7 @@ mod tests {
             vcpus: 2,
             memory: 1 << 29,
             shim_pid: std::process::id(),
-            monitor_pid: None,
+            monitor_pid: Some(std::process::id()),
             phases: vec![("kernel".to_owned(), 0.25)],
             containers: vec![Container {
                 id: "c1".to_owned(),
@@ -240,7 +240,38 @@ mod tests {
                 exit_code: None,
                 usage: Some(usage),
             }],
-        };
+        }
+    }
+
+    #[test]
+    fn alerts_and_dashboards_ask_for_what_is_told() {
+        let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
+        let told = text(&[pod()]).unwrap();
+        let mut count = 0;
+        for file in [
+            "prometheus/rules.yaml",
+            "grafana/fleet.json",
+            "grafana/pod.json",
+        ] {
+            let asked = std::fs::read_to_string(deploy.join(file)).unwrap();
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let names = asked.split(|c| !word(c));
+            let names = names.filter(|name| name.starts_with("bulkhead_"));
+            for name in names.filter(|name| !name.starts_with("bulkhead_operator_")) {
+                let found = told.lines().any(|line| {
+                    let rest = line.strip_prefix(name);
+                    rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                });
+                assert!(found, "{file} asks for `{name}`, which is not told: {told}");
+                count += 1;
+            }
+        }
+        assert!(count > 15);
+    }
+
+    #[test]
+    fn names_of_tenants_stay_values_of_labels() {
+        let pod = pod();
         let text = text(&[pod]).unwrap();
         let line = |start: &str| text.lines().find(|line| line.starts_with(start));
         assert!(line("bulkhead_pods 7").is_none(), "{text}");
