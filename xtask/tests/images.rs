@@ -26,12 +26,37 @@ fn done(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn make(out: &Path) {
+fn make(name: &str, out: &Path) {
     let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    xtask
-        .args(["images", "--only", "operator", "--out"])
-        .arg(out);
+    xtask.args(["images", "--only", name, "--out"]).arg(out);
     done(xtask.arg("--programs").arg(programs()));
+}
+
+fn root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// Opens an image below `dir`; the answer is its tree of files.
+fn unpack(dir: &Path, name: &str) -> PathBuf {
+    let unpacked = dir.join("unpacked");
+    let image = format!("{}:{VERSION}", dir.join(name).display());
+    let mut unpack = Command::new("umoci");
+    unpack.args(["unpack", "--image", &image]);
+    if !root() {
+        unpack.arg("--rootless");
+    }
+    done(unpack.arg(&unpacked));
+    unpacked.join("rootfs")
+}
+
+/// Runs a program of a tree with nothing of this machine but the kernel.
+fn run(files: &Path, command: &[&str]) -> String {
+    let mut run = Command::new("chroot");
+    if !root() {
+        run = Command::new("unshare");
+        run.args(["--map-root-user", "chroot"]);
+    }
+    done(run.arg(files).args(command))
 }
 
 fn blob(layout: &Path, digest: &Value) -> Value {
@@ -43,7 +68,7 @@ fn blob(layout: &Path, digest: &Value) -> Value {
 #[test]
 fn the_operators_image_has_all_that_its_program_needs() {
     let dir = tempfile::tempdir().unwrap();
-    make(dir.path());
+    make("operator", dir.path());
     let layout = dir.path().join("bulkhead-operator");
     let text = std::fs::read(layout.join("index.json")).unwrap();
     let index: Value = serde_json::from_slice(&text).unwrap();
@@ -56,27 +81,29 @@ fn the_operators_image_has_all_that_its_program_needs() {
     assert_eq!(config["config"]["Entrypoint"][0], "/bulkhead-operator");
     assert_eq!(config["architecture"], "amd64");
 
-    let unpacked = dir.path().join("unpacked");
-    let image = format!("{}:{VERSION}", layout.display());
-    let mut unpack = Command::new("umoci");
-    unpack.args(["unpack", "--image", &image]);
-    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    if !root {
-        unpack.arg("--rootless");
-    }
-    done(unpack.arg(&unpacked));
-    let files = unpacked.join("rootfs");
+    let files = unpack(dir.path(), "bulkhead-operator");
     let mode = files.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755, "others have to enter it");
-
-    // Nothing of this machine but the kernel.
-    let mut run = Command::new("chroot");
-    if !root {
-        run = Command::new("unshare");
-        run.args(["--map-root-user", "chroot"]);
-    }
-    let told = done(run.arg(&files).args(["/bulkhead-operator", "--version"]));
+    let told = run(&files, &["/bulkhead-operator", "--version"]);
     assert_eq!(told.trim(), format!("bulkhead-operator {VERSION}"));
+}
+
+#[test]
+fn the_node_agents_image_has_what_it_installs() {
+    let dir = tempfile::tempdir().unwrap();
+    make("node-agent", dir.path());
+    let files = unpack(dir.path(), "bulkhead-node-agent");
+    for program in ["/bulkhead-node-agent", "/payload/bulkhead"] {
+        let told = run(&files, &[program, "--version"]);
+        assert!(told.trim().ends_with(VERSION), "{program}: {told}");
+    }
+    assert!(files.join("payload/containerd-shim-bulkhead-v2").is_file());
+    let guests = std::fs::read_dir(files.join("payload/guest/guests")).unwrap();
+    let guests: Vec<_> = guests.map(|guest| guest.unwrap().path()).collect();
+    assert_eq!(guests.len(), 1);
+    for file in ["kernel", "initramfs", "manifest.json"] {
+        assert!(guests[0].join(file).is_file(), "no {file}");
+    }
 }
 
 #[test]
@@ -84,7 +111,7 @@ fn the_same_programs_make_the_same_image() {
     let dir = tempfile::tempdir().unwrap();
     let index = |name: &str| {
         let out = dir.path().join(name);
-        make(&out);
+        make("operator", &out);
         let path = out.join("bulkhead-operator/index.json");
         std::fs::read_to_string(path).unwrap()
     };
