@@ -131,8 +131,11 @@ impl Control {
         self.snapshot.now = Timestamp::now();
         self.cluster.lend(&mut self.snapshot);
         let Outcome { steps, wake } = plan(&self.snapshot);
-        self.metrics
-            .decided(begun.elapsed(), &self.snapshot.configs);
+        self.metrics.decided(
+            begun.elapsed(),
+            &self.snapshot.configs,
+            &self.snapshot.kata_nodes,
+        );
         self.cluster.take_back(&mut self.snapshot);
         let next = wake.map(|at| until(at, self.snapshot.now));
         for step in steps {

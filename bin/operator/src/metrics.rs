@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bulkhead_kataconfig::KataConfig;
+use bulkhead_kataconfig::{Action, KataConfig, KataNode};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -45,6 +45,7 @@ const STATES: [&str; 9] = [
 ];
 
 type Labels = [(&'static str, String); 2];
+type OfConfig = [(&'static str, String); 1];
 
 /// What is counted.
 #[derive(Clone)]
@@ -53,6 +54,8 @@ pub(crate) struct Metrics(Arc<Counted>);
 struct Counted {
     registry: Registry,
     nodes: Family<Labels, Gauge>,
+    outdated: Family<OfConfig, Gauge>,
+    without_handler: Family<OfConfig, Gauge>,
     conditions: Family<Labels, Gauge>,
     writes: Family<Labels, Counter>,
     watch_failures: Counter,
@@ -67,6 +70,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("bulkhead_operator");
         let nodes = Family::default();
         registry.register("nodes", "Nodes of a KataConfig by state", nodes.clone());
+        let outdated = Family::default();
+        let help = "Nodes with another version than the one wanted of them";
+        registry.register("nodes_outdated", help, outdated.clone());
+        let without_handler = Family::default();
+        let help = "Nodes with the version wanted of them that do not serve all its handlers";
+        registry.register("nodes_without_handler", help, without_handler.clone());
         let conditions = Family::default();
         let help = "Conditions of a KataConfig, 1 when they hold";
         registry.register("condition", help, conditions.clone());
@@ -89,6 +98,8 @@ impl Metrics {
         Self(Arc::new(Counted {
             registry,
             nodes,
+            outdated,
+            without_handler,
             conditions,
             writes,
             watch_failures,
@@ -108,8 +119,7 @@ impl Metrics {
         self.0.leader.set(i64::from(leads));
         if !leads {
             // What the one before knew is for the next to tell.
-            self.0.nodes.clear();
-            self.0.conditions.clear();
+            self.0.forget();
         }
     }
 
@@ -119,11 +129,16 @@ impl Metrics {
     }
 
     /// A decision was made, about these.
-    pub(crate) fn decided(&self, took: Duration, configs: &BTreeMap<String, KataConfig>) {
+    pub(crate) fn decided(
+        &self,
+        took: Duration,
+        configs: &BTreeMap<String, KataConfig>,
+        kata_nodes: &BTreeMap<String, KataNode>,
+    ) {
         let counted = &self.0;
         counted.decisions.observe(took.as_secs_f64());
-        counted.nodes.clear();
-        counted.conditions.clear();
+        counted.forget();
+        counted.count_behind(configs, kata_nodes);
         for (name, config) in configs {
             let Some(status) = &config.status else {
                 continue;
@@ -159,6 +174,63 @@ impl Metrics {
             Err(_) => String::new(),
         }
     }
+}
+
+impl Counted {
+    /// Forgets what is known of objects.
+    fn forget(&self) {
+        self.nodes.clear();
+        self.outdated.clear();
+        self.without_handler.clear();
+        self.conditions.clear();
+    }
+
+    /// Counts the nodes that have something else than what is wanted of them.
+    fn count_behind(
+        &self,
+        configs: &BTreeMap<String, KataConfig>,
+        kata_nodes: &BTreeMap<String, KataNode>,
+    ) {
+        let of = |name: &String| [("kataconfig", name.clone())];
+        for name in configs.keys() {
+            self.outdated.get_or_create(&of(name)).set(0);
+            self.without_handler.get_or_create(&of(name)).set(0);
+        }
+        for node in kata_nodes.values() {
+            let name = &node.spec.kata_config;
+            if !configs.contains_key(name) {
+                continue;
+            }
+            let family = match behind(node) {
+                Some(Behind::Version) => &self.outdated,
+                Some(Behind::Handler) => &self.without_handler,
+                None => continue,
+            };
+            family.get_or_create(&of(name)).inc();
+        }
+    }
+}
+
+/// What a node with an installation lacks.
+#[derive(Debug, PartialEq, Eq)]
+enum Behind {
+    /// The version that is wanted.
+    Version,
+    /// A handler, though it has the version.
+    Handler,
+}
+
+fn behind(node: &KataNode) -> Option<Behind> {
+    let (wanted, told) = (&node.spec, node.status.as_ref()?);
+    if wanted.action != Action::Install || told.version.is_none() {
+        return None;
+    }
+    if told.version != wanted.version {
+        return Some(Behind::Version);
+    }
+    let mut handlers = wanted.handlers.iter();
+    let lacks = handlers.any(|handler| !told.handlers.contains(&handler.name));
+    lacks.then_some(Behind::Handler)
 }
 
 /// Serves until the program ends.
@@ -217,117 +289,4 @@ fn answer(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A KataConfig with twelve nodes that is Ready.
-    fn configs() -> BTreeMap<String, KataConfig> {
-        let mut config = KataConfig::default();
-        let mut status = bulkhead_kataconfig::KataConfigStatus::default();
-        status.kata_nodes.counts = [("installed".to_owned(), 12)].into();
-        status
-            .conditions
-            .push(k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
-                type_: "Ready".to_owned(),
-                status: "True".to_owned(),
-                last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-                    jiff::Timestamp::UNIX_EPOCH,
-                ),
-                message: String::new(),
-                observed_generation: None,
-                reason: "Test".to_owned(),
-            });
-        config.status = Some(status);
-        BTreeMap::from([("example".to_owned(), config)])
-    }
-
-    /// Everything alerts and dashboards say.
-    fn asked() -> String {
-        let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
-        let files = [
-            "prometheus/rules.yaml",
-            "grafana/fleet.json",
-            "grafana/pod.json",
-        ];
-        let texts = files.map(|file| std::fs::read_to_string(deploy.join(file)).unwrap());
-        texts.concat()
-    }
-
-    #[test]
-    fn alerts_and_dashboards_ask_for_what_is_told() {
-        let metrics = Metrics::new();
-        metrics.decided(Duration::from_millis(3), &configs());
-        metrics.wrote("status", true);
-        metrics.leads(true);
-        let told = metrics.text();
-        let asked = asked();
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let names = asked.split(|c| !word(c));
-        let names: Vec<_> = names
-            .filter(|name| name.starts_with("bulkhead_operator_"))
-            .collect();
-        assert!(names.len() > 10);
-        for name in names {
-            let found = told.lines().any(|line| {
-                let rest = line.strip_prefix(name);
-                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-            });
-            assert!(found, "`{name}` is asked for and not told: {told}");
-        }
-    }
-
-    #[test]
-    fn states_are_those_of_the_status() {
-        use kube::CustomResourceExt;
-        let schema = serde_json::to_value(KataConfig::crd()).unwrap();
-        let states = schema
-            .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status/properties")
-            .unwrap()
-            .pointer("/kataNodes/properties")
-            .unwrap()
-            .as_object()
-            .unwrap();
-        let lists = states
-            .iter()
-            .filter(|(_, schema)| schema["type"] == "array");
-        let lists: Vec<_> = lists.map(|(name, _)| name.as_str()).collect();
-        let mut told = STATES.to_vec();
-        told.sort_unstable();
-        assert_eq!(told, lists);
-        let asked = asked();
-        let selectors = asked.split("bulkhead_operator_nodes{").skip(1);
-        let mut count = 0;
-        for selector in selectors.filter_map(|part| part.split('}').next()) {
-            let Some((_, states)) = selector.split_once("state=") else {
-                continue;
-            };
-            // In JSON the quotes are escaped.
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '|';
-            for state in states.replace(|c| !plain(c), "").split('|') {
-                assert!(STATES.contains(&state), "no state `{state}`");
-                count += 1;
-            }
-        }
-        assert!(count > 6);
-    }
-
-    #[test]
-    fn what_is_gone_is_not_counted_any_more() {
-        let metrics = Metrics::new();
-        let configs = configs();
-        metrics.decided(Duration::from_millis(3), &configs);
-        metrics.wrote("status", true);
-        let text = metrics.text();
-        let nodes = r#"bulkhead_operator_nodes{kataconfig="example",state="installed"} 12"#;
-        assert!(text.contains(nodes), "{text}");
-        let writes = r#"bulkhead_operator_writes_total{kind="status",result="done"} 1"#;
-        assert!(text.contains(writes), "{text}");
-        let none = r#"bulkhead_operator_nodes{kataconfig="example",state="orphaned"} 0"#;
-        assert!(text.contains(none), "{text}");
-        metrics.decided(Duration::from_millis(3), &BTreeMap::new());
-        assert!(!metrics.text().contains("example"));
-        metrics.decided(Duration::from_millis(3), &configs);
-        metrics.leads(false);
-        assert!(!metrics.text().contains("example"));
-    }
-}
+mod tests;
