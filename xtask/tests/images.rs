@@ -106,6 +106,49 @@ fn the_node_agents_image_has_what_it_installs() {
     }
 }
 
+/// The first container of the manifest of a name.
+fn container(file: &str, name: &str) -> Value {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let text = std::fs::read_to_string(deploy.join(file)).unwrap();
+    let objects = text
+        .split("\n---\n")
+        .map(|part| serde_saphyr::from_str::<Value>(part).unwrap());
+    let mut pods = objects.filter(|object| object["spec"]["template"].is_object());
+    let pod = pods.find(|object| object["metadata"]["name"] == name);
+    pod.unwrap()["spec"]["template"]["spec"]["containers"][0].clone()
+}
+
+#[test]
+fn the_programs_take_what_the_manifests_say_to_them() {
+    let rows = [
+        ("operator/deployment.yaml", "bulkhead-operator"),
+        ("node-agent/daemonset.yaml", "bulkhead-node-agent"),
+        ("monitor/daemonset.yaml", "bulkhead-monitor"),
+    ];
+    for (file, name) in rows {
+        let container = container(file, name);
+        let words = |key: &str| {
+            let list = container[key].as_array().cloned().unwrap_or_default();
+            list.iter()
+                .map(|word| word.as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let image = container["image"].as_str().unwrap();
+        let image = image.strip_prefix("localhost/").unwrap();
+        let image = image.split(':').next().unwrap();
+        let mut command = words("command");
+        if command.is_empty() {
+            command.push(format!("/{image}"));
+        }
+        command.extend(words("args"));
+        let program = command[0].rsplit('/').next().unwrap();
+        // Arguments are read in their order: a bad one is told before help is.
+        let mut run = Command::new(programs().join(program));
+        let told = done(run.args(&command[1..]).arg("--help"));
+        assert!(told.contains("Usage:"), "{told}");
+    }
+}
+
 #[test]
 fn the_same_programs_make_the_same_image() {
     let dir = tempfile::tempdir().unwrap();
