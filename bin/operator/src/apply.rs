@@ -15,6 +15,7 @@ use kube::{Client, Error, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::machine_config::{MachineConfig, MachineConfigPool, config_body, pool_body};
 
 /// Bytes of an Event's note (the API's limit).
 const NOTE_MAX: usize = 1024;
@@ -25,6 +26,8 @@ pub(crate) struct Writer {
     kata_nodes: Api<KataNode>,
     nodes: Api<Node>,
     classes: Api<RuntimeClass>,
+    machine_configs: Api<MachineConfig>,
+    pools: Api<MachineConfigPool>,
     recorder: Recorder,
 }
 
@@ -37,6 +40,10 @@ pub(crate) fn kind(change: &Change) -> &'static str {
         Change::PatchNode { .. } => "node",
         Change::ApplyClass { .. } => "runtimeclass",
         Change::DeleteClass { .. } => "runtimeclass-delete",
+        Change::ApplyMachineConfig { .. } => "machineconfig",
+        Change::DeleteMachineConfig { .. } => "machineconfig-delete",
+        Change::ApplyPool { .. } => "machineconfigpool",
+        Change::DeletePool { .. } => "machineconfigpool-delete",
         Change::SetStatus { .. } => "status",
     }
 }
@@ -53,6 +60,8 @@ impl Writer {
             kata_nodes: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             classes: Api::all(client.clone()),
+            machine_configs: Api::all(client.clone()),
+            pools: Api::all(client.clone()),
             recorder: Recorder::new(client.clone(), reporter),
         }
     }
@@ -94,9 +103,10 @@ impl Writer {
             Change::PatchNode {
                 name,
                 labels,
+                annotations,
                 lift_taint,
             } => {
-                let body = self.node(&name, &labels, lift_taint).await?;
+                let body = self.node(&name, &labels, &annotations, lift_taint).await?;
                 let written = self
                     .nodes
                     .patch(&name, &merging(), &Patch::Merge(body))
@@ -116,6 +126,28 @@ impl Writer {
             Change::DeleteClass { name } => {
                 absent(self.classes.delete(&name, &DeleteParams::default()).await)?;
                 cluster.deleted_class(&name);
+                Ok(())
+            }
+            Change::ApplyMachineConfig { name, config } => {
+                let patch = Patch::Apply(config_body(&name, &config));
+                let api = &self.machine_configs;
+                cluster.wrote_machine_config(api.patch(&name, &applying(), &patch).await?);
+                Ok(())
+            }
+            Change::DeleteMachineConfig { name } => {
+                let api = &self.machine_configs;
+                absent(api.delete(&name, &DeleteParams::default()).await)?;
+                cluster.deleted_machine_config(&name);
+                Ok(())
+            }
+            Change::ApplyPool { name, pool } => {
+                let patch = Patch::Apply(pool_body(&name, &pool));
+                cluster.wrote_pool(self.pools.patch(&name, &applying(), &patch).await?);
+                Ok(())
+            }
+            Change::DeletePool { name } => {
+                absent(self.pools.delete(&name, &DeleteParams::default()).await)?;
+                cluster.deleted_pool(&name);
                 Ok(())
             }
             Change::SetStatus { config, status } => self.status(cluster, &config, &status).await,
@@ -176,10 +208,11 @@ impl Writer {
         &self,
         name: &str,
         labels: &BTreeMap<String, Option<String>>,
+        annotations: &BTreeMap<String, Option<String>>,
         lift_taint: bool,
     ) -> Result<Value, Error> {
         if !lift_taint {
-            return Ok(json!({"metadata": {"labels": labels}}));
+            return Ok(json!({"metadata": {"labels": labels, "annotations": annotations}}));
         }
         // Taints are a list that is replaced whole: only as it was just read.
         let node = self.nodes.get(name).await?;
@@ -190,7 +223,9 @@ impl Writer {
             .filter(|taint| taint.key != STARTUP_TAINT);
         let kept: Vec<Taint> = kept.collect();
         Ok(json!({
-            "metadata": {"labels": labels, "resourceVersion": version},
+            "metadata": {
+                "labels": labels, "annotations": annotations, "resourceVersion": version,
+            },
             "spec": {"taints": kept},
         }))
     }

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bulkhead_kataconfig::{KataConfig, KataNode};
-use bulkhead_rollout::{PodView, Snapshot};
+use bulkhead_rollout::{MachineConfigs, PodView, Snapshot};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
+use crate::machine_config::{self, MachineConfig, MachineConfigPool};
 use crate::views;
 
 /// News of one kind of object.
@@ -24,6 +25,8 @@ pub(crate) enum Heard {
     Node(Event<Node>),
     Pod(Event<Pod>),
     Class(Event<RuntimeClass>),
+    MachineConfig(Event<MachineConfig>),
+    Pool(Event<MachineConfigPool>),
 }
 
 /// How far a watch has to come for an object.
@@ -133,9 +136,22 @@ pub(crate) struct Cluster {
     pods: BTreeMap<String, (String, PodView)>,
     listed_pods: BTreeMap<String, (String, PodView)>,
     pods_complete: bool,
+    /// The system's extension, where the cluster has a Machine Config Operator.
+    extension: Option<String>,
+    machine_configs: Kind<bulkhead_rollout::MachineConfigView>,
+    pools: Kind<bulkhead_rollout::PoolView>,
 }
 
 impl Cluster {
+    /// Nothing is known yet, but whether there is a Machine Config Operator and
+    /// the extension to have it enable.
+    pub(crate) fn new(extension: Option<String>) -> Self {
+        Self {
+            extension,
+            ..Self::default()
+        }
+    }
+
     /// Takes in what a watch tells.
     pub(crate) fn hear(&mut self, heard: Heard) {
         match heard {
@@ -144,6 +160,10 @@ impl Cluster {
             Heard::Node(event) => self.nodes.hear(event, views::node),
             Heard::Class(event) => self.classes.hear(event, views::class),
             Heard::Pod(event) => self.hear_pod(event),
+            Heard::MachineConfig(event) => {
+                self.machine_configs.hear(event, machine_config::config);
+            }
+            Heard::Pool(event) => self.pools.hear(event, machine_config::pool),
         }
     }
 
@@ -182,6 +202,7 @@ impl Cluster {
             && self.nodes.complete
             && self.classes.complete
             && self.pods_complete
+            && (self.extension.is_none() || (self.machine_configs.complete && self.pools.complete))
     }
 
     /// What decisions are made from. The tables are lent, not copied.
@@ -190,6 +211,11 @@ impl Cluster {
         into.kata_nodes = std::mem::take(&mut self.kata_nodes.objects);
         into.nodes = std::mem::take(&mut self.nodes.objects);
         into.classes = std::mem::take(&mut self.classes.objects);
+        into.machine_configs = self.extension.as_ref().map(|extension| MachineConfigs {
+            extension: extension.clone(),
+            configs: std::mem::take(&mut self.machine_configs.objects),
+            pools: std::mem::take(&mut self.pools.objects),
+        });
         into.pods.clear();
         for (node, pod) in self.pods.values() {
             into.pods.entry(node.clone()).or_default().push(pod.clone());
@@ -206,6 +232,10 @@ impl Cluster {
         self.kata_nodes.objects = std::mem::take(&mut from.kata_nodes);
         self.nodes.objects = std::mem::take(&mut from.nodes);
         self.classes.objects = std::mem::take(&mut from.classes);
+        if let Some(views) = from.machine_configs.take() {
+            self.machine_configs.objects = views.configs;
+            self.pools.objects = views.pools;
+        }
     }
 
     /// A `KataConfig` as it is known.
@@ -236,6 +266,26 @@ impl Cluster {
     /// A RuntimeClass as a write answered it.
     pub(crate) fn wrote_class(&mut self, object: RuntimeClass) {
         self.classes.wrote(object, views::class);
+    }
+
+    /// A MachineConfig as a write answered it.
+    pub(crate) fn wrote_machine_config(&mut self, object: MachineConfig) {
+        self.machine_configs.wrote(object, machine_config::config);
+    }
+
+    /// A MachineConfigPool as a write answered it.
+    pub(crate) fn wrote_pool(&mut self, object: MachineConfigPool) {
+        self.pools.wrote(object, machine_config::pool);
+    }
+
+    /// A MachineConfig is gone.
+    pub(crate) fn deleted_machine_config(&mut self, name: &str) {
+        self.machine_configs.deleted(name);
+    }
+
+    /// A MachineConfigPool is gone.
+    pub(crate) fn deleted_pool(&mut self, name: &str) {
+        self.pools.deleted(name);
     }
 
     /// A `KataConfig` is gone.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::apply::{Writer, kind};
 use crate::cluster::{Cluster, Heard};
+use crate::machine_config;
 use crate::metrics::{self, Metrics};
 use crate::watch::watches;
 use crate::{Error, Run};
@@ -41,9 +42,12 @@ pub(crate) async fn run(run: Run) -> Result<(), Error> {
     let identity = identity(&run);
     let lease = lease(&client, &run, &identity).await?;
     let (leading, renewal) = lease.watch().await;
-    let streams = watches(&client, &metrics);
+    let machine_configs = machine_config::there(&client)
+        .await
+        .map_err(Error::Groups)?;
+    let streams = watches(&client, &metrics, machine_configs);
     let mut control = Control {
-        cluster: Cluster::default(),
+        cluster: Cluster::new(machine_configs.then_some(run.extension)),
         snapshot: Snapshot {
             releases: run.releases.into_iter().collect::<BTreeMap<_, _>>(),
             ..Snapshot::default()

@@ -13,6 +13,7 @@
 mod apply;
 mod cluster;
 mod control;
+mod machine_config;
 mod metrics;
 mod views;
 mod watch;
@@ -65,6 +66,21 @@ struct Run {
     #[arg(long = "release", value_parser = release, value_name = "CHANNEL=VERSION",
           default_value = concat!("stable=", env!("CARGO_PKG_VERSION")))]
     releases: Vec<(String, String)>,
+    /// The system's extension that brings the runtime, where OpenShift's Machine
+    /// Config Operator installs it.
+    #[arg(long, env = "SANDBOXED_CONTAINERS_EXTENSION", default_value = "sandboxed-containers",
+          value_parser = extension)]
+    extension: String,
+}
+
+fn extension(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".+_-".contains(&b);
+    match (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{text}`: letters, digits and . + _ - only, 64 at most"
+        )),
+    }
 }
 
 fn release(text: &str) -> Result<(String, String), String> {
@@ -92,6 +108,9 @@ pub(crate) enum Error {
     /// The client cannot be set up.
     #[error("the client of the API server cannot be set up")]
     Client(#[source] kube::Error),
+    /// The API server does not say what it has.
+    #[error("the API server does not list its groups of APIs")]
+    Groups(#[source] kube::Error),
     /// The lease cannot be handled.
     #[error(
         "the lease `{namespace}/bulkhead-operator` cannot be set up; does the namespace exist?"

@@ -1,10 +1,12 @@
 //! Objects of the API, reduced to what decisions need. Whatever is not needed
 //! is dropped here, so that ten thousand pods cost little memory.
 
-use bulkhead_kataconfig::{MANAGED_LABEL, OPERATOR, STARTUP_TAINT};
+use bulkhead_kataconfig::{MANAGED_LABEL, OPERATOR, STARTUP_TAINT, WITHDRAWN_ANNOTATION};
 use bulkhead_rollout::{ClassView, NodeView, PodView};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
+
+use crate::machine_config;
 
 /// Handlers of a node that are looked at.
 const HANDLERS_MAX: usize = 64;
@@ -14,6 +16,8 @@ const MACHINE_ID_MAX: usize = 64;
 
 /// A node. All labels stay: a selector may ask for any of them.
 pub(crate) fn node(node: Node) -> NodeView {
+    let annotations = node.metadata.annotations.unwrap_or_default();
+    let withdrawn = annotations.get(WITHDRAWN_ANNOTATION);
     let status = node.status.unwrap_or_default();
     let ready = status
         .conditions
@@ -39,6 +43,8 @@ pub(crate) fn node(node: Node) -> NodeView {
             .map(|info| info.machine_id.chars().take(MACHINE_ID_MAX).collect())
             .unwrap_or_default(),
         handlers,
+        withdrawn_since: withdrawn.and_then(|at| at.parse().ok()),
+        machine: machine_config::machine(&annotations),
     }
 }
 

@@ -13,11 +13,20 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
 
 use crate::cluster::Heard;
+use crate::machine_config::{MachineConfig, MachineConfigPool};
 use crate::metrics::Metrics;
+
+/// MachineConfigs in one answer.
+const CONFIGS_AT_ONCE: u32 = 5;
 
 /// News of the cluster, without end: a watch that breaks is begun again, later
 /// each time it breaks at once.
-pub(crate) fn watches(client: &Client, metrics: &Metrics) -> SelectAll<BoxStream<'static, Heard>> {
+/// With `machine_configs`, OpenShift's too.
+pub(crate) fn watches(
+    client: &Client,
+    metrics: &Metrics,
+    machine_configs: bool,
+) -> SelectAll<BoxStream<'static, Heard>> {
     let all = Config::default();
     // Pods that have ended need no node.
     let live = Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
@@ -35,8 +44,29 @@ pub(crate) fn watches(client: &Client, metrics: &Metrics) -> SelectAll<BoxStream
         Heard::KataNode,
     ));
     streams.push(watch::<Node>(client, all.clone(), metrics, Heard::Node));
-    streams.push(watch::<RuntimeClass>(client, all, metrics, Heard::Class));
+    streams.push(watch::<RuntimeClass>(
+        client,
+        all.clone(),
+        metrics,
+        Heard::Class,
+    ));
     streams.push(watch::<Pod>(client, live, metrics, Heard::Pod));
+    if machine_configs {
+        // Some have a megabyte of files in them: a few at a time.
+        let few = Config::default().page_size(CONFIGS_AT_ONCE);
+        streams.push(watch::<MachineConfig>(
+            client,
+            few,
+            metrics,
+            Heard::MachineConfig,
+        ));
+        streams.push(watch::<MachineConfigPool>(
+            client,
+            all,
+            metrics,
+            Heard::Pool,
+        ));
+    }
     streams
 }
 

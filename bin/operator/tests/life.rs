@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod machine_config;
 mod stage;
 
 use std::collections::BTreeSet;
@@ -16,11 +17,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
-use stage::{Stage, USER, deploy, documents, holds};
-
-fn sample(file: &str) -> KataConfig {
-    serde_saphyr::from_str(&deploy(file)).unwrap()
-}
+use stage::{Stage, USER, holds, sample};
 
 fn labelled(nodes: &[Node], label: &str) -> usize {
     nodes
@@ -133,52 +130,7 @@ async fn the_osc_operators_sample_is_installed_upgraded_and_removed() {
         .unwrap()
         .items;
     assert_eq!(labelled(&nodes, MEMBER_LABEL), 0);
-    every_right_was_used(&stage);
-}
-
-/// Roles hold nothing that no code path uses.
-fn every_right_was_used(stage: &Stage) {
-    let mut used: BTreeSet<(String, String, String)> = BTreeSet::new();
-    for request in stage
-        .server
-        .requests()
-        .into_iter()
-        .filter(|request| request.user == USER)
-    {
-        let mut resource = request.resource;
-        if !request.subresource.is_empty() {
-            resource = format!("{resource}/{}", request.subresource);
-        }
-        used.insert((request.group, resource, request.verb));
-    }
-    // An apply that makes an object is a patch to the eye, and needs `create`.
-    for (group, resource) in [
-        ("kataconfiguration.openshift.io", "katanodes"),
-        ("node.k8s.io", "runtimeclasses"),
-    ] {
-        used.insert((group.into(), resource.into(), "create".into()));
-    }
-    let mut granted = BTreeSet::new();
-    for role in documents("operator/rbac.yaml") {
-        for rule in role["rules"].as_array().into_iter().flatten() {
-            let list = |key: &str| {
-                let list = rule[key].as_array().unwrap().iter();
-                list.map(|text| text.as_str().unwrap().to_owned())
-                    .collect::<Vec<_>>()
-            };
-            for group in list("apiGroups") {
-                for resource in list("resources") {
-                    for verb in list("verbs") {
-                        granted.insert((group.clone(), resource.clone(), verb));
-                    }
-                }
-            }
-        }
-    }
-    let unused: Vec<_> = granted.difference(&used).collect();
-    assert!(unused.is_empty(), "granted and not used: {unused:?}");
-    let missing: Vec<_> = used.difference(&granted).collect();
-    assert!(missing.is_empty(), "used and not granted: {missing:?}");
+    stage.every_right_was_used(false);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -62,7 +62,8 @@ pub struct KataConfigSpec {
     /// machines (`feature.node.kubernetes.io/runtime.kata=true`).
     #[serde(default)]
     pub check_node_eligibility: bool,
-    /// How much the runtime writes to the nodes' logs.
+    /// How much the runtime writes to the nodes' logs. Not applied where the
+    /// Machine Config Operator installs.
     #[serde(default = "default_log_level")]
     #[x_kube(validation = Rule::new(
         "self in ['trace', 'debug', 'info', 'warn', 'warning', 'error', 'fatal', 'panic']")
@@ -162,11 +163,13 @@ pub struct Window {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum NodeInstall {
-    /// The node agent.
+    /// OpenShift's Machine Config Operator where the cluster has it, else the
+    /// node agent.
     #[default]
     Auto,
-    /// OpenShift's Machine Config Operator. Not provided yet: answered by the
-    /// condition Blocked.
+    /// OpenShift's Machine Config Operator: it enables the system's extension
+    /// that brings the runtime `kata`, and reboots each node for it. Version
+    /// and settings are the system's.
     MachineConfig,
     /// The node agent.
     NodeAgent,
@@ -174,7 +177,8 @@ pub enum NodeInstall {
     Preinstalled,
 }
 
-/// The proof that a node can run a machine.
+/// The proof that a node can run a machine. Its agent gives it; where the
+/// Machine Config Operator installs, the kubelet's word is all there is.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Verification {

@@ -46,7 +46,7 @@ pub const FEATURE_LABEL: &str = "feature.node.kubernetes.io/runtime.kata";
 /// Taint with which new nodes may register; it goes when the node is ready.
 pub const STARTUP_TAINT: &str = "kataconfiguration.openshift.io/not-ready";
 /// Annotation of a `KataNode` whose node accepts no new pods, because it is
-/// being left: since when. Not in the spec, because an agent need not act.
+/// being left: since when. On the node itself where it has no `KataNode`. Not in the spec, because an agent need not act.
 pub const WITHDRAWN_ANNOTATION: &str = "kataconfiguration.openshift.io/withdrawn-since";
 /// Label of the objects the operator made and may delete.
 pub const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";

@@ -24,7 +24,8 @@ pub struct KataConfigStatus {
         "x-kubernetes-list-map-keys" = ["type"]
     ))]
     pub conditions: Vec<Condition>,
-    /// Always false: kept for readers of the OSC operator's status.
+    /// Whether the Machine Config Operator has not taken up yet what it was
+    /// told.
     #[serde(default)]
     pub waiting_for_mco_to_start: bool,
     /// Generation of the spec this status is about.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bulkhead_kataconfig::{Action, runtime_label};
+use bulkhead_kataconfig::{Action, DEFAULT_HANDLER, runtime_label};
 
 use crate::pace::Pace;
 use crate::snapshot::{ClassView, Snapshot};
@@ -75,10 +75,11 @@ fn installed(node: &Standing<'_>, handler: &str) -> bool {
 
 /// Whether a node goes on holding a handler after this run's steps.
 fn remains(node: &Standing<'_>, handler: &str, pace: &Pace<'_>) -> bool {
-    let Some(kata_node) = node.kata_node else {
-        return false;
-    };
     let starts = pace.starts.contains(node.name);
+    let Some(kata_node) = node.kata_node else {
+        let leaves = node.owner.is_none() && starts || node.state == State::Uninstalling;
+        return handler == DEFAULT_HANDLER && node.touched() && !node.orphaned && !leaves;
+    };
     let spec = match &node.order {
         Some(order) if starts => order,
         _ => &kata_node.spec,

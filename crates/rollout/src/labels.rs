@@ -12,10 +12,16 @@ use crate::want::Want;
 /// A change of labels: `None` takes one away.
 pub(crate) type Labels = BTreeMap<String, Option<String>>;
 
-/// What has to change on a node that has a standing.
-pub(crate) fn labels(standing: &Standing<'_>, wants: &[Want<'_>]) -> Labels {
+/// What has to change on a node that has a standing. Where the Machine Config
+/// Operator is (`pools`), the member's label may move a node to another pool:
+/// it stays as it is here, and changes when the node's turn comes.
+pub(crate) fn labels(standing: &Standing<'_>, wants: &[Want<'_>], pools: bool) -> Labels {
     let mut wanted = BTreeMap::new();
-    if standing.touched() && !standing.replaced && standing.state != State::Clean {
+    let member = match pools {
+        true => standing.node.labels.contains_key(MEMBER_LABEL),
+        false => standing.touched() && !standing.replaced && standing.state != State::Clean,
+    };
+    if member {
         wanted.insert(MEMBER_LABEL.to_owned(), String::new());
     }
     let want = standing.owner.map(|index| &wants[index]);
@@ -30,11 +36,12 @@ pub(crate) fn labels(standing: &Standing<'_>, wants: &[Want<'_>]) -> Labels {
         }
     }
     let mut changes = surplus(standing.node, &wanted);
-    if standing.kata_node.is_none() {
+    if standing.kata_node.is_none() || pools {
         changes.remove(MEMBER_LABEL);
     }
     for (label, value) in wanted {
-        if standing.node.labels.get(&label) != Some(&value) {
+        let kept = pools && label == MEMBER_LABEL;
+        if !kept && standing.node.labels.get(&label) != Some(&value) {
             changes.insert(label, Some(value));
         }
     }

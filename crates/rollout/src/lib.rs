@@ -12,6 +12,7 @@
 
 mod classes;
 mod labels;
+mod machine;
 mod pace;
 mod plan;
 mod report;
@@ -24,7 +25,10 @@ mod window;
 mod tests;
 
 pub use plan::{Change, Notice, Outcome, Step, plan};
-pub use snapshot::{ClassView, NodeView, PodView, Snapshot};
+pub use snapshot::{
+    ClassView, MachineConfigView, MachineConfigs, MachineView, NodeView, PodView, PoolSpec,
+    PoolView, Snapshot,
+};
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ pub(crate) fn pace<'a>(
         one(&mut pace, budget, &members, want, now);
         for member in members {
             let times = [
-                orphaned_at(member.node),
+                orphaned_at(member.node, member.seat.is_some() && member.in_flight),
                 member.stalls_at(),
                 member.due.filter(|_| member.order.is_some()),
             ];
@@ -63,10 +63,17 @@ fn one<'a>(
     want: Option<&Want<'_>>,
     now: Timestamp,
 ) {
-    let limit = want.map_or(1, |want| want.max_unavailable(members.len()));
+    // A pool of somebody else is taken whole, at its own pace.
+    let whole = members
+        .iter()
+        .any(|m| m.seat.as_ref().is_some_and(|seat| seat.whole_pool));
+    let limit = match whole {
+        true => members.len(),
+        false => want.map_or(1, |want| want.max_unavailable(members.len())),
+    };
     let down = members.iter().filter(|member| member.unavailable()).count();
     let mut slots = limit.saturating_sub(down);
-    let mut canaries = canaries(members, want);
+    let mut canaries = canaries(members, want).filter(|_| !whole);
     let stopped = want.and_then(|want| stopped(want, members, now));
     let mut candidates: Vec<_> = members.iter().filter(|member| queued(member)).collect();
     candidates.sort_by_key(|member| (rank(member.state), member.name));
@@ -198,6 +205,9 @@ fn stopped(want: &Want<'_>, members: &[&Standing<'_>], now: Timestamp) -> Option
 
 /// What a node itself waits for.
 fn waits_for(member: &Standing<'_>, now: Timestamp) -> Option<String> {
+    if let Some(waits) = member.seat.as_ref().and_then(|seat| seat.waits.clone()) {
+        return Some(waits);
+    }
     if !member.node.ready {
         return Some("the node to be ready".into());
     }

@@ -1,14 +1,17 @@
 //! The steps of one run, in the order in which they have to be applied.
 
-use bulkhead_kataconfig::{Action, FINALIZER, KataConfigStatus, KataNodeSpec, PlanAction};
+use bulkhead_kataconfig::{
+    Action, FINALIZER, KataConfigStatus, KataNodeSpec, PlanAction, WITHDRAWN_ANNOTATION,
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::classes::{Classes, classes};
 use crate::labels::{Labels, labels, stale};
+use crate::machine::{Machines, provide, retire, tell};
 use crate::pace::{Pace, pace};
 use crate::report::status;
-use crate::snapshot::{ClassView, Snapshot};
+use crate::snapshot::{ClassView, MachineConfigView, NodeView, PoolSpec, Snapshot};
 use crate::standing::{Standing, State, standings};
 use crate::want::{Want, owners, wants};
 
@@ -41,12 +44,14 @@ pub enum Change {
         /// Its name.
         name: String,
     },
-    /// Changes labels of a node; `None` takes one away.
+    /// Changes labels and annotations of a node; `None` takes one away.
     PatchNode {
         /// Its name.
         name: String,
         /// The labels that change.
         labels: Labels,
+        /// The annotations that change.
+        annotations: Labels,
         /// Whether the startup taint goes.
         lift_taint: bool,
     },
@@ -59,6 +64,30 @@ pub enum Change {
     },
     /// Deletes a RuntimeClass.
     DeleteClass {
+        /// Its name.
+        name: String,
+    },
+    /// Makes or corrects a MachineConfig.
+    ApplyMachineConfig {
+        /// Its name.
+        name: String,
+        /// What it holds.
+        config: MachineConfigView,
+    },
+    /// Deletes a MachineConfig.
+    DeleteMachineConfig {
+        /// Its name.
+        name: String,
+    },
+    /// Makes or corrects a MachineConfigPool.
+    ApplyPool {
+        /// Its name.
+        name: String,
+        /// What it holds.
+        pool: PoolSpec,
+    },
+    /// Deletes a MachineConfigPool.
+    DeletePool {
         /// Its name.
         name: String,
     },
@@ -116,7 +145,8 @@ pub struct Outcome {
 pub fn plan(snapshot: &Snapshot) -> Outcome {
     let wants = wants(snapshot);
     let owners = owners(snapshot, &wants);
-    let standings = standings(snapshot, &wants, &owners);
+    let machines = Machines::new(snapshot, &wants);
+    let standings = standings(snapshot, &wants, &owners, machines.as_ref());
     let pace = pace(&standings, &wants, snapshot.now);
     let classes = classes(snapshot, &wants, &standings, &pace);
 
@@ -126,8 +156,14 @@ pub fn plan(snapshot: &Snapshot) -> Outcome {
     prepare(&mut steps, &wants, &standings, snapshot.now);
     relabel(&mut steps, snapshot, &wants, &standings);
     offer(&mut steps, classes);
+    if let Some(machines) = &machines {
+        provide(&mut steps, machines, snapshot, &wants, &pace);
+    }
     start(&mut steps, &standings, &pace, snapshot.now);
     let_go(&mut steps, &standings);
+    if let Some(machines) = &machines {
+        retire(&mut steps, machines, snapshot, &wants, &standings, &pace);
+    }
     for (index, want) in wants.iter().enumerate() {
         let (status, notices) = status(index, &wants, &standings, &owners, &pace, snapshot);
         let done = finished(want, &standings);
@@ -179,7 +215,10 @@ fn forget(steps: &mut Vec<Step>, snapshot: &Snapshot) {
 /// What disturbs no node: objects for nodes that have none, the mark of those
 /// that are left, the hold of those that cannot be reached.
 fn prepare(steps: &mut Vec<Step>, wants: &[Want<'_>], standings: &[Standing<'_>], now: Timestamp) {
-    for standing in standings.iter().filter(|standing| !standing.replaced) {
+    let by_agents = standings
+        .iter()
+        .filter(|standing| !standing.replaced && standing.seat.is_none());
+    for standing in by_agents {
         let withdrawn = standing.withdrawn_since();
         let Some(kata_node) = standing.kata_node else {
             let want = standing.owner.map(|index| &wants[index]);
@@ -236,21 +275,38 @@ fn relabel(
     let mut known = standings.iter().peekable();
     for (name, node) in &snapshot.nodes {
         let standing = known.next_if(|standing| standing.name == name);
-        let labels = standing.map_or_else(|| stale(node), |standing| labels(standing, wants));
+        let pools = snapshot.machine_configs.is_some();
+        let labels =
+            standing.map_or_else(|| stale(node), |standing| labels(standing, wants, pools));
+        let annotations = mark(node, standing, snapshot.now);
         let serves = standing.is_some_and(|standing| standing.state == State::Installed);
         let lift_taint = serves && node.startup_taint;
-        if !labels.is_empty() || lift_taint {
+        if !labels.is_empty() || !annotations.is_empty() || lift_taint {
             let name = name.clone();
             steps.push(
                 Change::PatchNode {
                     name,
                     labels,
+                    annotations,
                     lift_taint,
                 }
                 .into(),
             );
         }
     }
+}
+
+/// Since when a node is left: on the node itself, where it has no KataNode.
+fn mark(node: &NodeView, standing: Option<&Standing<'_>>, now: Timestamp) -> Labels {
+    let leaves = standing.is_some_and(|standing| {
+        standing.seat.is_some() && standing.state == State::WaitingToUninstall
+    });
+    let value = match (leaves, node.withdrawn_since) {
+        (true, None) => Some(now.to_string()),
+        (false, Some(_)) => None,
+        _ => return Labels::new(),
+    };
+    Labels::from([(WITHDRAWN_ANNOTATION.to_owned(), value)])
 }
 
 fn offer(steps: &mut Vec<Step>, classes: Classes) {
@@ -274,19 +330,28 @@ fn start(steps: &mut Vec<Step>, standings: &[Standing<'_>], pace: &Pace<'_>, now
             PlanAction::Uninstall => ("Uninstalling", "uninstalling"),
         };
         let again = if order.attempt > 0 { " again" } else { "" };
-        let version = order.version.as_deref().unwrap_or_default();
+        let version = order.version.as_deref().filter(|own| !own.is_empty());
+        let version = version.map_or_else(String::new, |version| format!("{version} "));
         let notice = Notice {
             config: standing.budget.clone(),
             warning: order.force,
             reason,
             message: match order.force {
-                true => format!("{what} {version} on {} under running pods", standing.name),
-                false => format!("{what} {version} on {}{again}", standing.name),
+                true => format!("{what} {version}on {} under running pods", standing.name),
+                false => format!("{what} {version}on {}{again}", standing.name),
             },
         };
         let mark = standing
             .withdrawn_since()
             .filter(|_| order.action == Action::Uninstall);
+        if let Some(seat) = &standing.seat {
+            let told = tell(standing, seat).into_iter();
+            steps.extend(told.map(|change| Step {
+                change,
+                notices: vec![notice.clone()],
+            }));
+            continue;
+        }
         let ordered = KataNodeSpec {
             ordered_at: Some(Time(now)),
             ..order.clone()
@@ -330,9 +395,12 @@ fn holding<'s, 'a>(
 ) -> impl Iterator<Item = &'s Standing<'a>> {
     let name = want.name.to_owned();
     standings.iter().filter(move |standing| {
+        let leaves = standing.seat.is_some() && standing.owner.is_none();
         standing
             .kata_node
-            .is_some_and(|node| node.spec.kata_config == name)
+            .map_or(leaves && standing.budget == name, |node| {
+                node.spec.kata_config == name
+            })
     })
 }
 

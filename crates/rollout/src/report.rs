@@ -59,8 +59,8 @@ pub(crate) fn status(
     let stalled: Vec<_> = stalled.map(|member| member.name).collect();
     let says = [
         ready(want, &census),
-        progressing(want, &census, pace),
-        degraded(&census, &stalled),
+        progressing(want, &census, pace, &members),
+        degraded(&census, &stalled, &members),
         blocked(index, wants, &members, owners),
         upgrade(want, snapshot),
     ];
@@ -79,7 +79,9 @@ pub(crate) fn status(
         runtime_classes: classes.map(|(name, _)| name.clone()).collect(),
         kata_nodes: lists(&census),
         conditions,
-        waiting_for_mco_to_start: false,
+        waiting_for_mco_to_start: members
+            .iter()
+            .any(|m| m.seat.as_ref().is_some_and(|seat| seat.unheard)),
         observed_generation: generation,
         version: Some(want.version.clone()).filter(|version| !version.is_empty()),
         plan: steps(want, &members, pace),
@@ -186,7 +188,12 @@ fn ready(want: &Want<'_>, census: &Census<'_>) -> Says {
     }
 }
 
-fn progressing(want: &Want<'_>, census: &Census<'_>, pace: &Pace<'_>) -> Says {
+fn progressing(
+    want: &Want<'_>,
+    census: &Census<'_>,
+    pace: &Pace<'_>,
+    members: &[&Standing<'_>],
+) -> Says {
     let installs = [State::Installing, State::WaitingToInstall];
     let removals = [State::Uninstalling, State::WaitingToUninstall];
     let (coming, leaving) = (census.count(&installs), census.count(&removals));
@@ -219,6 +226,11 @@ fn progressing(want: &Want<'_>, census: &Census<'_>, pace: &Pace<'_>) -> Says {
     if let Some(why) = stopped.filter(|_| holds && !moving) {
         reason = "Waiting";
         message = format!("{message}; waiting for {why}");
+    } else if let Some(why) = members
+        .iter()
+        .find_map(|member| member.seat.as_ref()?.waits.as_deref())
+    {
+        message = format!("{message}; waiting for {}", short(why));
     }
     Says {
         kind: "Progressing",
@@ -228,12 +240,24 @@ fn progressing(want: &Want<'_>, census: &Census<'_>, pace: &Pace<'_>) -> Says {
     }
 }
 
-fn degraded(census: &Census<'_>, stalled: &[&str]) -> Says {
+fn degraded(census: &Census<'_>, stalled: &[&str], members: &[&Standing<'_>]) -> Says {
     let failed = [State::FailedToInstall, State::FailedToUninstall];
     let failed = failed.iter().flat_map(|state| census.of(*state)).copied();
     let failed: Vec<_> = failed.collect();
     let mut parts = Vec::new();
-    if !failed.is_empty() {
+    // The reason is on the node alone where no KataNode is.
+    let seated = |name: &str| {
+        let member = members.iter().find(|member| member.name == name)?;
+        Some(short(member.seat.as_ref()?.error.as_deref()?))
+    };
+    let reasons = failed
+        .iter()
+        .take(NAMES_TOLD)
+        .filter_map(|name| Some(format!("Node {name} Degraded: {}", seated(name)?)));
+    let reasons: Vec<_> = reasons.collect();
+    if !reasons.is_empty() {
+        parts.push(reasons.join("; "));
+    } else if !failed.is_empty() {
         parts.push(format!(
             "failed, see their KataNodes: {}",
             told(failed.iter().copied())
@@ -437,9 +461,15 @@ fn steps(want: &Want<'_>, members: &[&Standing<'_>], pace: &Pace<'_>) -> Plan {
             node: (*name).to_owned(),
             action,
             version: version
-                .filter(|_| !leaves)
-                .or_else(|| (!leaves).then(|| want.version.clone())),
-            restarts: vec!["the node's container runtime, if its configuration changes".into()],
+                .or_else(|| Some(want.version.clone()))
+                .filter(|version| !leaves && !version.is_empty()),
+            restarts: vec![
+                match member.seat.is_some() {
+                    true => "the machine: the Machine Config Operator drains and reboots it",
+                    false => "the node's container runtime, if its configuration changes",
+                }
+                .into(),
+            ],
             blocked_by: pods(member).into_iter().take(NAMES_TOLD).collect(),
             waiting_for: waits.clone(),
         })
@@ -498,9 +528,7 @@ fn notices(
         let fresh = now.iter().filter(|name| !before.contains(name));
         for name in fresh.take(NAMES_TOLD) {
             let member = members.iter().find(|member| member.name == *name);
-            let error = member
-                .and_then(|m| m.told())
-                .and_then(|told| told.last_error.as_deref());
+            let error = member.and_then(|member| member.error());
             tell(
                 true,
                 "NodeFailed",

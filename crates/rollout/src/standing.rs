@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bulkhead_kataconfig::{
-    Action, KataNode, KataNodeSpec, KataNodeStatus, NodeInstall, NodePhase, WITHDRAWN_ANNOTATION,
-    runtime_label,
+    Action, DEFAULT_HANDLER, KataNode, KataNodeSpec, KataNodeStatus, NodeInstall, NodePhase,
+    WITHDRAWN_ANNOTATION, runtime_label,
 };
 use jiff::Timestamp;
 
+use crate::machine::{Machines, Seat};
 use crate::snapshot::{NodeView, PodView, Snapshot};
 use crate::want::{Owners, Want};
 use crate::{ORPHANED_AFTER, STALLED_AFTER};
@@ -61,13 +62,24 @@ pub(crate) struct Standing<'a> {
     pub(crate) due: Option<Timestamp>,
     /// The machine behind the name is another one than the object means.
     pub(crate) replaced: bool,
+    /// What it is to the Machine Config Operator, if that installs it.
+    pub(crate) seat: Option<Seat>,
 }
 
 impl Standing<'_> {
     /// Whether the node was ever told to install.
     pub(crate) fn touched(&self) -> bool {
-        self.kata_node
-            .is_some_and(|node| node.spec.version.is_some())
+        let by_agent = self
+            .kata_node
+            .is_some_and(|node| node.spec.version.is_some());
+        by_agent || self.seat.as_ref().is_some_and(|seat| seat.touched)
+    }
+
+    /// Why its last try failed.
+    pub(crate) fn error(&self) -> Option<&str> {
+        let agent = || self.told()?.last_error.as_deref();
+        let seat = self.seat.as_ref();
+        seat.and_then(|seat| seat.error.as_deref()).or_else(agent)
     }
 
     /// What its agent told of this machine, of whatever order.
@@ -89,7 +101,9 @@ impl Standing<'_> {
             status.version.is_some() && status.handlers.iter().any(|own| own == handler)
         });
         let kubelet = self.node.handlers.as_ref();
-        agent && kubelet.is_none_or(|handlers| handlers.iter().any(|own| own == handler))
+        let system = self.seat.as_ref().is_some_and(|seat| seat.there);
+        (agent || (system && handler == DEFAULT_HANDLER))
+            && kubelet.is_none_or(|handlers| handlers.iter().any(|own| own == handler))
     }
 
     /// Whether the order the node has was carried out, with proof.
@@ -106,12 +120,18 @@ impl Standing<'_> {
 
     /// Since when it accepts no new pods.
     pub(crate) fn withdrawn_since(&self) -> Option<Timestamp> {
+        if self.seat.is_some() {
+            return self.node.withdrawn_since;
+        }
         let annotations = self.kata_node?.metadata.annotations.as_ref()?;
         annotations.get(WITHDRAWN_ANNOTATION)?.parse().ok()
     }
 
     /// When an order that is not answered counts as failed.
     pub(crate) fn stalls_at(&self) -> Option<Timestamp> {
+        if let Some(seat) = &self.seat {
+            return seat.stalls;
+        }
         let ordered = self.kata_node?.spec.ordered_at.as_ref()?.0;
         let at = ordered
             .saturating_add(STALLED_AFTER)
@@ -130,15 +150,16 @@ impl Standing<'_> {
     }
 }
 
-/// When a node that is not ready counts as unreachable.
-pub(crate) fn orphaned_at(node: &NodeView) -> Option<Timestamp> {
+/// When a node that is not ready counts as unreachable: after a longer time
+/// when its machine is being started again.
+pub(crate) fn orphaned_at(node: &NodeView, restarts: bool) -> Option<Timestamp> {
+    let after = match restarts {
+        true => STALLED_AFTER,
+        false => ORPHANED_AFTER,
+    };
     // A node without a time never was ready: it counts from the beginning.
     let since = node.ready_changed.unwrap_or(Timestamp::MIN);
-    (!node.ready).then(|| {
-        since
-            .saturating_add(ORPHANED_AFTER)
-            .unwrap_or(Timestamp::MAX)
-    })
+    (!node.ready).then(|| since.saturating_add(after).unwrap_or(Timestamp::MAX))
 }
 
 /// Where every node stands that some `KataConfig` wants or that has an object.
@@ -146,12 +167,24 @@ pub(crate) fn standings<'a>(
     snapshot: &'a Snapshot,
     wants: &[Want<'_>],
     owners: &Owners<'a>,
+    machines: Option<&Machines<'_>>,
 ) -> Vec<Standing<'a>> {
     let stand = |(name, node): (&'a String, &'a NodeView)| {
         let kata_node = snapshot.kata_nodes.get(name);
         let owner = held_by(wants, kata_node).or(owners.of.get(name.as_str()).copied());
-        (kata_node.is_some() || owner.is_some())
-            .then(|| stand(snapshot, wants, name, node, kata_node, owner))
+        let by_machine_config = |owner: usize| wants[owner].by_machine_config;
+        // One way of installation has to be left before another is taken.
+        if kata_node.is_some() {
+            let owner = owner.filter(|owner| !by_machine_config(*owner));
+            return Some(stand(snapshot, wants, name, node, kata_node, owner));
+        }
+        let seated = machines
+            .filter(|machines| machines.touches(node) || owner.is_some_and(by_machine_config));
+        if let Some(machines) = seated {
+            let owner = owner.filter(|owner| by_machine_config(*owner));
+            return Some(machines.stand(snapshot, wants, name, node, owner));
+        }
+        owner.map(|owner| stand(snapshot, wants, name, node, None, Some(owner)))
     };
     snapshot.nodes.iter().filter_map(stand).collect()
 }
@@ -190,11 +223,12 @@ fn stand<'a>(
         budget: owned_name.or(told_name).unwrap_or_default(),
         state: State::Clean,
         in_flight: false,
-        orphaned: orphaned_at(node).is_some_and(|at| at <= snapshot.now),
+        orphaned: orphaned_at(node, false).is_some_and(|at| at <= snapshot.now),
         order: None,
         pods: Vec::new(),
         due: None,
         replaced,
+        seat: None,
     };
     if standing.replaced {
         standing.state = if owner.is_some() {
@@ -323,7 +357,14 @@ fn unwanted<'a>(standing: &mut Standing<'a>, snapshot: &'a Snapshot, wants: &[Wa
             standing.order = Some(order);
         }
     }
-    if standing.pods.is_empty() || standing.state == State::Uninstalling {
+    if standing.state != State::Uninstalling {
+        wait_for_pods(standing, over);
+    }
+}
+
+/// Running pods keep a node, until `over`.
+pub(crate) fn wait_for_pods(standing: &mut Standing<'_>, over: Option<Timestamp>) {
+    if standing.pods.is_empty() {
         return;
     }
     // Only when the grace is over; without force, never.
@@ -339,7 +380,7 @@ fn unwanted<'a>(standing: &mut Standing<'a>, snapshot: &'a Snapshot, wants: &[Wa
 }
 
 /// When running pods are no reason to wait any more.
-fn force_at(standing: &Standing<'_>, want: Option<&Want<'_>>) -> Option<Timestamp> {
+pub(crate) fn force_at(standing: &Standing<'_>, want: Option<&Want<'_>>) -> Option<Timestamp> {
     let since = standing.withdrawn_since()?;
     since.checked_add(want?.grace()?).ok()
 }
@@ -371,7 +412,11 @@ pub(crate) fn using<'a, 'h>(
 
 /// What a wanted node is to be told. A handler that is given up stays as long
 /// as the node accepts pods for it or runs them.
-fn installation(standing: &Standing<'_>, snapshot: &Snapshot, want: &Want<'_>) -> KataNodeSpec {
+pub(crate) fn installation(
+    standing: &Standing<'_>,
+    snapshot: &Snapshot,
+    want: &Want<'_>,
+) -> KataNodeSpec {
     let spec = &want.config.spec;
     let mut handlers = want.handlers.clone();
     let had = standing

@@ -1,3 +1,5 @@
 mod long;
+mod mco;
+mod pools;
 mod rules;
 mod world;

@@ -9,6 +9,7 @@ use bulkhead_kataconfig::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{Selector, SelectorExt};
 
+use crate::machine;
 use crate::snapshot::{ClassView, NodeView, Snapshot};
 use crate::window::Windows;
 
@@ -32,6 +33,8 @@ pub(crate) struct Want<'a> {
     pub(crate) overheads: BTreeMap<String, Overhead>,
     pub(crate) windows: Windows,
     pub(crate) obstacle: Option<Obstacle>,
+    /// Whether the Machine Config Operator installs, not the nodes' agents.
+    pub(crate) by_machine_config: bool,
     selector: Option<Selector>,
 }
 
@@ -83,10 +86,12 @@ pub(crate) fn wants(snapshot: &Snapshot) -> Vec<Want<'_>> {
             *name,
         )
     });
-    configs
+    let mut wants: Vec<_> = configs
         .into_iter()
         .map(|(name, config)| want(snapshot, name, config))
-        .collect()
+        .collect();
+    machine::oppose(snapshot, &mut wants);
+    wants
 }
 
 fn want<'a>(snapshot: &'a Snapshot, name: &'a str, config: &'a KataConfig) -> Want<'a> {
@@ -100,11 +105,17 @@ fn want<'a>(snapshot: &'a Snapshot, name: &'a str, config: &'a KataConfig) -> Wa
     };
     let selector = Selector::try_from(spec.kata_config_pool_selector.clone().unwrap_or_default());
     let windows = Windows::read(&spec.rollout.windows);
+    let by_machine_config = machine::chosen(snapshot, name, config);
+    let of_the_system = String::new();
     let version = spec
         .version
         .as_ref()
         .or_else(|| snapshot.releases.get(&spec.channel));
-    let refused = refused(config);
+    let version = match by_machine_config {
+        true => Some(&of_the_system),
+        false => version,
+    };
+    let refused = refused(config, snapshot, by_machine_config);
     let obstacle = if refused.is_some() {
         refused
     } else if let Err(error) = &selector {
@@ -147,6 +158,7 @@ fn want<'a>(snapshot: &'a Snapshot, name: &'a str, config: &'a KataConfig) -> Wa
             .collect(),
         windows: windows.unwrap_or_default(),
         obstacle,
+        by_machine_config,
         selector: selector.ok(),
     }
 }
@@ -161,15 +173,22 @@ fn runtimes(config: &KataConfig) -> Vec<Runtime> {
     config.spec.runtimes.clone()
 }
 
-/// What this operator does not provide.
-fn refused(config: &KataConfig) -> Option<Obstacle> {
-    if config.spec.node_install == NodeInstall::MachineConfig {
-        let message = "installation through OpenShift's Machine Config Operator is not provided \
-                       yet; delete this KataConfig and create it with nodeInstall: nodeAgent";
+/// What this operator, or this cluster, does not provide.
+fn refused(config: &KataConfig, snapshot: &Snapshot, by_machine_config: bool) -> Option<Obstacle> {
+    if config.spec.node_install == NodeInstall::MachineConfig && snapshot.machine_configs.is_none()
+    {
+        let message = "this cluster has no MachineConfigs (OpenShift's Machine Config Operator); \
+                       delete this KataConfig and create it with nodeInstall: nodeAgent";
         return Some(Obstacle {
-            reason: "MachineConfigNotProvided",
+            reason: "NoMachineConfigs",
             message: message.into(),
         });
+    }
+    let refused = by_machine_config
+        .then(|| machine::refused(config))
+        .flatten();
+    if refused.is_some() {
+        return refused;
     }
     config.spec.enable_peer_pods.then(|| Obstacle {
         reason: "PeerPodsNotProvided",

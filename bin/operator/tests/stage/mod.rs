@@ -1,6 +1,7 @@
 //! A cluster in memory with the operator's own program in it, and a stand-in
 //! for the agents of its nodes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 
 /// Who the operator is to the API server.
 pub(crate) const USER: &str = "system:serviceaccount:bulkhead-system:bulkhead-operator";
+/// API group of OpenShift's Machine Config Operator.
+const MACHINE_CONFIGS: &str = "machineconfiguration.openshift.io";
 /// Longest anything here may take; a hang is a failure.
 const HANG: Duration = Duration::from_secs(120);
 
@@ -24,6 +27,10 @@ pub(crate) fn deploy(file: &str) -> String {
         .join("../../deploy")
         .join(file);
     std::fs::read_to_string(path).unwrap()
+}
+
+pub(crate) fn sample(file: &str) -> KataConfig {
+    serde_saphyr::from_str(&deploy(file)).unwrap()
 }
 
 /// The objects of a file of several.
@@ -139,7 +146,7 @@ impl Stage {
     pub(crate) async fn until<K>(&self, what: &str, holds: impl Fn(&[K]) -> bool)
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + 'static,
-        K: k8s_openapi::serde::de::DeserializeOwned,
+        K: serde::de::DeserializeOwned,
     {
         let api: Api<K> = self.api();
         let news = watcher(api.clone(), watcher::Config::default()).default_backoff();
@@ -157,6 +164,56 @@ impl Stage {
             let objects = api.list(&Default::default()).await.unwrap().items;
             panic!("{what} never came: {objects:#?}");
         }
+    }
+
+    /// Roles hold nothing that no code path uses; those for OpenShift apart.
+    pub(crate) fn every_right_was_used(&self, openshift: bool) {
+        let looked_at = |group: &str| (group == MACHINE_CONFIGS) == openshift;
+        let mut used: BTreeSet<(String, String, String)> = BTreeSet::new();
+        for request in self
+            .server
+            .requests()
+            .into_iter()
+            .filter(|request| request.user == USER)
+        {
+            let mut resource = request.resource;
+            if !request.subresource.is_empty() {
+                resource = format!("{resource}/{}", request.subresource);
+            }
+            used.insert((request.group, resource, request.verb));
+        }
+        // An apply that makes an object is a patch to the eye, and needs `create`.
+        for (group, resource) in [
+            ("kataconfiguration.openshift.io", "katanodes"),
+            ("node.k8s.io", "runtimeclasses"),
+            (MACHINE_CONFIGS, "machineconfigs"),
+            (MACHINE_CONFIGS, "machineconfigpools"),
+        ] {
+            used.insert((group.into(), resource.into(), "create".into()));
+        }
+        let mut granted = BTreeSet::new();
+        for role in documents("operator/rbac.yaml") {
+            for rule in role["rules"].as_array().into_iter().flatten() {
+                let list = |key: &str| {
+                    let list = rule[key].as_array().unwrap().iter();
+                    list.map(|text| text.as_str().unwrap().to_owned())
+                        .collect::<Vec<_>>()
+                };
+                for group in list("apiGroups") {
+                    for resource in list("resources") {
+                        for verb in list("verbs") {
+                            granted.insert((group.clone(), resource.clone(), verb));
+                        }
+                    }
+                }
+            }
+        }
+        used.retain(|(group, ..)| looked_at(group));
+        granted.retain(|(group, ..)| looked_at(group));
+        let unused: Vec<_> = granted.difference(&used).collect();
+        assert!(unused.is_empty(), "granted and not used: {unused:?}");
+        let missing: Vec<_> = used.difference(&granted).collect();
+        assert!(missing.is_empty(), "used and not granted: {missing:?}");
     }
 
     /// Waits until a KataConfig is ready in its present generation.

@@ -59,7 +59,7 @@ fn what_is_not_provided_is_refused_in_a_sentence() {
     for (edit, reason) in [
         (
             (|spec| spec.node_install = NodeInstall::MachineConfig) as fn(&mut KataConfigSpec),
-            "MachineConfigNotProvided",
+            "NoMachineConfigs",
         ),
         (|spec| spec.enable_peer_pods = true, "PeerPodsNotProvided"),
         (|spec| spec.channel = "nightly".into(), "UnknownChannel"),

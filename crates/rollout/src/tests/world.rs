@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::mco::Mco;
 use crate::{Change, NodeView, ORPHANED_AFTER, Outcome, PodView, Snapshot, plan};
 
 /// splitmix64: small, and the same on every machine.
@@ -45,7 +46,7 @@ struct Work {
 #[derive(Default)]
 pub(super) struct Machine {
     pub(super) installed: Option<String>,
-    handlers: Vec<String>,
+    pub(super) handlers: Vec<String>,
     pub(super) reachable: bool,
     pub(super) capable: bool,
     lies: bool,
@@ -73,6 +74,9 @@ pub(super) struct World {
     pub(super) pods_end: usize,
     pub(super) machines_return: usize,
     pub(super) writes: usize,
+    pub(super) mco: Option<Mco>,
+    /// What each node's daemon of the MCO is at, and for how long yet.
+    pub(super) rollouts: BTreeMap<String, (String, usize)>,
     serial: usize,
 }
 
@@ -91,6 +95,8 @@ impl World {
             pods_end: 50,
             machines_return: 60,
             writes: 0,
+            mco: None,
+            rollouts: BTreeMap::new(),
             serial: 0,
         };
         for number in 0..nodes {
@@ -116,6 +122,7 @@ impl World {
             startup_taint: true,
             machine_id: format!("machine-{}", self.serial),
             handlers: Some(vec![String::new()]),
+            ..NodeView::default()
         };
         self.snapshot.nodes.insert(name.into(), node);
         let machine = Machine {
@@ -174,6 +181,7 @@ impl World {
             self.misfortune(name);
             self.work(name);
         }
+        self.mco_turn();
         self.schedule();
         self.control()
     }
@@ -198,6 +206,9 @@ impl World {
             wake.is_none_or(|wake| wake > self.snapshot.now),
             "it would spin"
         );
+        if self.mco.is_some() {
+            self.check_words(&steps);
+        }
         let killed = self.dice.permille(self.faults.kill_controller);
         let survives = if killed {
             self.dice.below(steps.len() + 1)
@@ -212,6 +223,9 @@ impl World {
     }
 
     fn apply(&mut self, change: Change) {
+        if self.apply_mco(&change) {
+            return;
+        }
         match change {
             Change::AddFinalizer { config } => {
                 let config = self.snapshot.configs.get_mut(&config).unwrap();
@@ -233,8 +247,16 @@ impl World {
             Change::PatchNode {
                 name,
                 labels,
+                annotations,
                 lift_taint,
             } => {
+                let moves = self.mco.is_some() && labels.contains_key(MEMBER_LABEL);
+                let was_out = moves && self.out(&name);
+                if labels.get(MEMBER_LABEL) == Some(&None) && self.has_pool() {
+                    let mut configs = self.snapshot.configs.values();
+                    let config = configs.next().map(|config| config.spec.clone());
+                    self.check_leave(&name, &config.unwrap_or_default());
+                }
                 let node = self.snapshot.nodes.get_mut(&name).unwrap();
                 for (label, value) in labels {
                     match value {
@@ -253,6 +275,13 @@ impl World {
                     }
                 }
                 node.startup_taint &= !lift_taint;
+                for (key, value) in annotations {
+                    assert_eq!(key, WITHDRAWN_ANNOTATION);
+                    node.withdrawn_since = value.map(|at| at.parse().unwrap());
+                }
+                if moves {
+                    self.check_out(&name, was_out);
+                }
             }
             Change::ApplyClass { name, class } => {
                 let prefix = format!("{RUNTIME_LABEL_PREFIX}{name}");
@@ -271,6 +300,7 @@ impl World {
             Change::SetStatus { config, status } => {
                 self.snapshot.configs.get_mut(&config).unwrap().status = Some(*status);
             }
+            _ => unreachable!("the MCO's"),
         }
     }
 
@@ -388,7 +418,13 @@ impl World {
             .count()
     }
 
-    fn most(&self, config: &str) -> usize {
+    /// Whether the label moves a node.
+    fn has_pool(&self) -> bool {
+        let views = self.snapshot.machine_configs.as_ref();
+        views.is_some_and(|views| views.pools.contains_key(crate::machine::POOL))
+    }
+
+    pub(super) fn most(&self, config: &str) -> usize {
         match self
             .snapshot
             .configs
@@ -415,6 +451,14 @@ impl World {
             self.serial += 1;
             node.machine_id = format!("machine-{}", self.serial);
             node.handlers = Some(vec![String::new()]);
+            if self.mco.is_some() {
+                // Another Node under the same name: nothing of the old one stays.
+                node.labels.retain(|label, _| {
+                    label != MEMBER_LABEL && !label.starts_with(RUNTIME_LABEL_PREFIX)
+                });
+                (node.machine, node.withdrawn_since) = (None, None);
+                self.rollouts.remove(name);
+            }
             *machine = Machine {
                 reachable: machine.reachable,
                 capable: true,
