@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use bulkhead_bundle::{Kind, Size};
+use bulkhead_bundle::{Kind, Room, Size};
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
 use bulkhead_status::Kubernetes;
@@ -77,6 +77,8 @@ struct State {
     kubernetes: Option<Kubernetes>,
     /// Of the machine, once there was one.
     size: Option<Size>,
+    /// What of it the containers share.
+    room: Option<Room>,
     sysctls: HashMap<String, String>,
     /// Do the containers share their processes? Settled by the first.
     shares_pids: Option<bool>,

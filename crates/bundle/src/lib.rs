@@ -6,6 +6,7 @@
 
 mod adapt;
 mod size;
+mod update;
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -17,6 +18,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 pub use adapt::{Adapted, Bind, adapt, shares_pids};
 pub use size::{Size, size};
+pub use update::{Room, update};
 
 const MIB: u64 = 1 << 20;
 

@@ -9,7 +9,7 @@ use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{AgentError, ContainerConfig, Sandbox, Volume};
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::life::LOST;
 use super::{Pod, Request};
@@ -31,6 +31,8 @@ pub(crate) struct Container {
     shared: Vec<String>,
     /// Compiled filter, which further processes get too.
     pub(super) seccomp: Vec<u8>,
+    /// Its limits as containerd first told them.
+    resources: Option<LinuxResources>,
     pub(crate) paused: bool,
 }
 
@@ -45,6 +47,7 @@ impl Container {
             execs: HashMap::new(),
             shared: Vec::new(),
             seccomp: Vec::new(),
+            resources: None,
             paused: false,
         }
     }
@@ -59,6 +62,10 @@ impl Container {
 
     pub(super) fn bundle(&self) -> &Path {
         &self.bundle
+    }
+
+    pub(super) fn resources(&self) -> Option<&LinuxResources> {
+        self.resources.as_ref()
     }
 
     pub(super) fn shared(&self) -> &[String] {
@@ -147,6 +154,8 @@ impl Pod {
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
         let sysctls = self.lock().sysctls.clone();
         let name = bulkhead_bundle::container_name(&request.spec);
+        let linux = request.spec.linux().as_ref();
+        let resources = linux.and_then(|linux| linux.resources().clone());
         let Adapted { spec, binds } =
             bulkhead_bundle::adapt(request.spec, &sysctls, std::process::id())?;
         self.agree_on_pids(&spec)?;
@@ -188,6 +197,7 @@ impl Pod {
             execs: HashMap::new(),
             shared: shared.keep(),
             seccomp,
+            resources,
             paused: false,
         };
         self.lock().containers.insert(request.id.clone(), container);

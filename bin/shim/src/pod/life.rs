@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_bundle::Room;
 use bulkhead_config::{ConfigError, Loaded};
 use bulkhead_provision::helper;
 use bulkhead_sandbox::Sandbox;
@@ -39,6 +40,7 @@ impl Pod {
         bulkhead_bundle::refuse_host(spec)?;
         let room = self.join_cgroup(spec)?;
         let size = bulkhead_bundle::size(spec, &config, room)?;
+        let shared = Room::of(size, &config);
         let mut machine = machine::prepare(spec, &config, &self.place, size)?;
         if let Some(reason) = machine.monitor.emulated() {
             tracing::warn!(
@@ -58,6 +60,7 @@ impl Pod {
             let mut state = self.lock();
             state.share = Some(share);
             state.size = Some(size);
+            state.room = Some(shared);
             state.kubernetes = bulkhead_bundle::kubernetes(spec);
             state.sysctls = bulkhead_bundle::sysctls(spec);
         }

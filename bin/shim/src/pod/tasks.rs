@@ -114,21 +114,22 @@ impl Pod {
         Ok(())
     }
 
-    /// Changes a container's limits.
-    pub(crate) async fn update(&self, id: &str, resources: &LinuxResources) -> Outcome<()> {
-        let memory = resources.memory().as_ref().and_then(|m| m.limit());
-        let size = self.lock().size;
-        if let (Some(limit), Some(size)) = (memory, size)
-            && u64::try_from(limit).is_ok_and(|limit| limit > size.memory)
-        {
-            return Err(Failure::state(format!(
-                "a memory limit of {limit} bytes is more than the pod's machine has ({}), which \
-                 cannot grow while it runs; make the pod anew with the larger limit",
-                size.memory
-            )));
-        }
+    /// Changes a container's limits, all of them or, where one cannot be
+    /// changed, none.
+    pub(crate) async fn update(&self, id: &str, wanted: &LinuxResources) -> Outcome<()> {
         self.refuse_pod(id)?;
-        self.running()?.container(id).update(resources).await?;
+        let room = self.lock().room;
+        let room = room.ok_or_else(|| Failure::state("the pod has no machine"))?;
+        let limits = self.with(id, |container| {
+            Ok(bulkhead_bundle::update(
+                wanted,
+                container.resources(),
+                room,
+            )?)
+        })?;
+        let container = self.running()?.container(id);
+        refuse_below_usage(wanted, container.stats().await?.memory_current)?;
+        container.update(&limits).await?;
         Ok(())
     }
 
@@ -145,5 +146,20 @@ impl Pod {
             return Ok(Stats::default());
         }
         Ok(self.running()?.container(id).stats().await?)
+    }
+}
+
+/// runc's `--memory` with "check before update": the kernel would end processes
+/// of a container that uses more than its new limit.
+fn refuse_below_usage(wanted: &LinuxResources, used: u64) -> Outcome<()> {
+    let memory = wanted.memory().as_ref();
+    let checked = memory.filter(|own| own.check_before_update() == Some(true));
+    let limit = checked.and_then(|own| own.limit());
+    let limit = limit.and_then(|limit| u64::try_from(limit).ok());
+    match limit.filter(|limit| (1..used).contains(limit)) {
+        Some(limit) => Err(Failure::state(format!(
+            "the container uses {used} bytes of memory, more than the new limit of {limit}"
+        ))),
+        None => Ok(()),
     }
 }

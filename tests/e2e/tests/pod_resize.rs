@@ -1,0 +1,108 @@
+//! Limits changed while containers run, seen from inside.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use bulkhead_e2e::cri::{LinuxContainerResources, UpdateContainerResourcesRequest};
+use bulkhead_e2e::{Container, Node, in_machine};
+
+/// Changes limits as the kubelet does.
+async fn update(
+    node: &Node,
+    container: &Container<'_>,
+    limits: LinuxContainerResources,
+) -> Result<(), tonic::Status> {
+    let request = UpdateContainerResourcesRequest {
+        container_id: container.id.clone(),
+        linux: Some(limits),
+        ..Default::default()
+    };
+    let mut runtime = node.runtime.clone();
+    runtime.update_container_resources(request).await.map(drop)
+}
+
+fn memory(mib: i64) -> LinuxContainerResources {
+    LinuxContainerResources {
+        memory_limit_in_bytes: mib << 20,
+        ..Default::default()
+    }
+}
+
+/// Has a process take memory; its exit code.
+async fn take(container: &Container<'_>, mib: u32) -> i32 {
+    let script = format!("head -c {mib}m /dev/zero | tail > /dev/null");
+    container.exec(&script).await.code
+}
+
+#[tokio::test]
+async fn limits_change_in_both_directions_and_take_effect() {
+    let node = Node::start().await;
+    let pod = node.pod("resized").await;
+    let app = pod
+        .start_with("app", "sleep 1000", |config| {
+            config.linux.as_mut().unwrap().resources = Some(memory(48));
+        })
+        .await
+        .unwrap();
+    assert_ne!(take(&app, 80).await, 0);
+    update(&node, &app, memory(200)).await.unwrap();
+    assert_eq!(take(&app, 80).await, 0);
+    update(&node, &app, memory(32)).await.unwrap();
+    assert_ne!(take(&app, 80).await, 0);
+    assert_eq!(app.exec("echo well").await.out, "well");
+
+    let half = LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 20_000,
+        cpu_shares: 512,
+        ..Default::default()
+    };
+    update(&node, &app, half).await.unwrap();
+    if in_machine() {
+        let group =
+            |file: &str| format!("cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/{file}");
+        assert_eq!(app.exec(&group("cpu.max")).await.out, "20000 100000");
+        assert_eq!(app.exec(&group("cpu.weight")).await.out, "20");
+        // What was not named stays.
+        let kept = app.exec(&group("memory.max")).await.out;
+        assert_eq!(kept, (32 << 20).to_string());
+        let throttled = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; \
+                         grep nr_throttled /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/cpu.stat";
+        let seen = app.exec(throttled).await.out;
+        assert_ne!(seen, "nr_throttled 0", "{seen}");
+    }
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_machine_cannot_give_is_refused_and_changes_nothing() {
+    if !in_machine() {
+        return;
+    }
+    let node = Node::start().await;
+    let pod = node.pod("bounded").await;
+    let app = pod
+        .start_with("app", "sleep 1000", |config| {
+            config.linux.as_mut().unwrap().resources = Some(memory(48));
+        })
+        .await
+        .unwrap();
+    let mut limits = memory(2048);
+    limits.cpu_shares = 2;
+    let text = update(&node, &app, limits).await.unwrap_err();
+    assert!(text.message().contains("cannot grow"), "{text}");
+    // The limit that could have been had was not changed either.
+    let seen = app
+        .exec("cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); cat memory.max cpu.weight")
+        .await;
+    assert_eq!(seen.out, format!("{}\n100", 48 << 20));
+    if std::thread::available_parallelism().unwrap().get() > 1 {
+        let two = LinuxContainerResources {
+            cpu_period: 100_000,
+            cpu_quota: 200_000,
+            ..Default::default()
+        };
+        let text = update(&node, &app, two).await.unwrap_err();
+        assert!(text.message().contains("needs 2 vCPUs"), "{text}");
+    }
+    pod.remove().await.unwrap();
+}
