@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bulkhead-hypervisor", &[]),
     ("bulkhead-archive", &[]),
     ("bulkhead-config", &[]),
+    ("bulkhead-control", &[]),
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
     ("bulkhead-status", &[]),
@@ -57,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "bulkhead-archive",
             "bulkhead-config",
+            "bulkhead-control",
             "bulkhead-guest",
             "bulkhead-hypervisor",
             "bulkhead-image",
@@ -76,6 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "bulkhead-bundle",
             "bulkhead-config",
+            "bulkhead-control",
             "bulkhead-hypervisor",
             "bulkhead-protocol",
             "bulkhead-provision",

@@ -71,6 +71,9 @@ pub(crate) enum Command {
     /// Manage guest kernels
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Look into a pod's guest, outside of its containers
+    #[command(after_help = DEBUG_EXAMPLES)]
+    Debug(DebugOptions),
     /// List the pods of this host, which containerd made
     #[command(after_help = PODS_EXAMPLES)]
     Pods(PodsOptions),
@@ -294,8 +297,8 @@ pub(crate) struct ExecOptions {
     /// Do not wait for the process
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// Name, id, or beginning of an id
-    #[arg(value_name = "CONTAINER")]
+    /// Name, id, or beginning of an id; or a pod, and behind a `/` its container
+    #[arg(value_name = "CONTAINER|POD[/CONTAINER]")]
     pub(crate) name: String,
     /// The command with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -312,6 +315,9 @@ pub(crate) struct PsOptions {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) format: FormatOption,
+    /// The containers of this pod, instead of those of `bulkhead run`
+    #[arg(value_name = "POD")]
+    pub(crate) pod: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -328,8 +334,9 @@ pub(crate) struct LogsOptions {
     /// Only what came after this: `10m` or an RFC 3339 time
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
-    #[command(flatten)]
-    pub(crate) name: Name,
+    /// Name, id, or beginning of an id; or a pod, and behind a `/` its container
+    #[arg(value_name = "CONTAINER|POD[/CONTAINER]")]
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
@@ -466,9 +473,35 @@ pub(crate) struct ConfigOptions {
     pub(crate) format: FormatOption,
 }
 
+const DEBUG_EXAMPLES: &str = "POD is a pod's name, NAMESPACE/NAME, uid, id, or the beginning of \
+its id.
+
+Examples:
+  bulkhead debug web                            a shell beside the guest's agent
+  bulkhead debug web dmesg                      one command of the host's static busybox
+  bulkhead debug --tools ./rootfs web strace -p 7
+  bulkhead debug --console web                  what the guest's kernel said last";
+
+#[derive(Debug, Args)]
+pub(crate) struct DebugOptions {
+    /// Print the last lines of the guest's console instead
+    #[arg(long, conflicts_with_all = ["tools", "command"])]
+    pub(crate) console: bool,
+    /// A directory with programs, read-only as the root filesystem [default: a
+    /// static busybox of this host's]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tools: Option<PathBuf>,
+    /// The pod
+    pub(crate) pod: String,
+    /// The command with its arguments [default: a shell]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
 const PODS_EXAMPLES: &str = "Examples:
   bulkhead pods                                 each with its state and size
   bulkhead pods --timings                       how long each part of the starts took
+  bulkhead pods --timings default/web           of one pod
   bulkhead pods --format json                   everything, with the containers' usage";
 
 #[derive(Debug, Args)]
@@ -478,6 +511,8 @@ pub(crate) struct PodsOptions {
     pub(crate) timings: bool,
     #[command(flatten)]
     pub(crate) format: FormatOption,
+    /// Only this one, by its name, NAMESPACE/NAME, uid, or the beginning of its id
+    pub(crate) pod: Option<String>,
 }
 
 const MONITOR_EXAMPLES: &str = "Examples:

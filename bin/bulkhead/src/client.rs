@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::control::message::Call;
-use crate::control::{Answer, Reply, Request, Socket, Streams};
 use crate::report::{CommandError, Outcome};
+use bulkhead_control::Call;
+use bulkhead_control::{Answer, Reply, Request, Socket, Streams};
 
 pub(crate) use terminal::size as terminal_size;
 

@@ -7,7 +7,6 @@ mod backend;
 mod cli;
 mod client;
 mod commands;
-mod control;
 mod report;
 mod seccomp;
 mod spec;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 pub(crate) use bulkhead_provision::chain;
 
-use crate::control::Failure;
+use bulkhead_control::Failure;
 
 /// A failed command.
 #[derive(Debug)]

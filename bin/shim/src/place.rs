@@ -4,6 +4,7 @@
 //!   /run/bulkhead/pods/KEY/      0700; KEY is a digest of namespace and id
 //!     sock                       containerd's way in
 //!     status                     where the pod says how it is
+//!     control.sock               where commands of this host's root come in
 //!     netns                      the joined network namespace, to be given back
 //!     cgroup                     the joined control group, to be removed
 //! ```

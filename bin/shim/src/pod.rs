@@ -9,7 +9,9 @@
 //! ```
 
 mod container;
+mod control;
 mod creation;
+mod debug;
 mod exec;
 mod life;
 mod ports;
@@ -75,6 +77,10 @@ struct State {
     share: Option<Share>,
     /// Whose the pod is.
     kubernetes: Option<Kubernetes>,
+    /// Where the output of its containers is kept, if that is known.
+    logs: Option<PathBuf>,
+    /// Commands may look into the guest.
+    debug: bool,
     /// Of the machine, once there was one.
     size: Option<Size>,
     /// What of it the containers share.

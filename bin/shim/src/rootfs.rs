@@ -72,7 +72,8 @@ fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-fn directory(path: &Path) -> Outcome<OwnedFd> {
+/// Opens a directory of the host.
+pub(crate) fn directory(path: &Path) -> Outcome<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|error| {
         Failure::invalid(format!(

@@ -38,7 +38,7 @@ pub(crate) enum Sink {
         to: pipe::Sender,
         /// A reader of our own: a containerd that restarts leaves the pipe
         /// without one for a while, which must not end the output.
-        _reader: pipe::Receiver,
+        _reader: Option<pipe::Receiver>,
     },
     File(std::fs::File),
 }
@@ -65,7 +65,7 @@ impl Sink {
         let reader = pipe::OpenOptions::new().open_receiver(path);
         Ok(Some(Self::Pipe {
             to,
-            _reader: reader.map_err(failed)?,
+            _reader: Some(reader.map_err(failed)?),
         }))
     }
 
@@ -113,6 +113,18 @@ pub(crate) struct Ends {
     stdin: Option<pipe::Receiver>,
     stdout: Option<Sink>,
     stderr: Option<Sink>,
+}
+
+impl Ends {
+    /// Those of a command, which go with it.
+    pub(crate) fn of(pipes: bulkhead_control::Pipes) -> Self {
+        let sink = |pipe: Option<pipe::Sender>| pipe.map(|to| Sink::Pipe { to, _reader: None });
+        Self {
+            stdin: pipes.stdin,
+            stdout: sink(pipes.stdout),
+            stderr: sink(pipes.stderr),
+        }
+    }
 }
 
 /// Opens the pipes.

@@ -5,6 +5,7 @@
 //! the guest, turns host directories into shares, and refuses the rest.
 
 mod adapt;
+mod debug;
 mod size;
 mod update;
 
@@ -17,6 +18,7 @@ use bulkhead_status::Kubernetes;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 pub use adapt::{Adapted, Bind, adapt, shares_pids};
+pub use debug::{Debug, debug};
 pub use size::{Size, size};
 pub use update::{Room, update};
 
@@ -43,6 +45,13 @@ const POD_NAMESPACE: [&str; 2] = [
     "io.kubernetes.cri-o.Namespace",
 ];
 const POD_UID: [&str; 2] = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
+/// Where the container manager keeps the output of a pod's containers.
+const LOG_DIRECTORY: [&str; 2] = [
+    "io.kubernetes.cri.sandbox-log-directory",
+    "io.kubernetes.cri-o.LogDirectory",
+];
+/// Where CRI-O keeps that of one container.
+const LOG_PATH: [&str; 1] = ["io.kubernetes.cri-o.LogPath"];
 const CONTAINER_NAME: [&str; 2] = [
     "io.kubernetes.cri.container-name",
     "io.kubernetes.container.name",
@@ -50,6 +59,9 @@ const CONTAINER_NAME: [&str; 2] = [
 
 /// Longest name kept, characters: of a subdomain, RFC 1123.
 const NAME_LIMIT: usize = 253;
+
+/// Longest path, bytes: PATH_MAX of Linux.
+const PATH_LIMIT: usize = 4096;
 
 /// What a spec asks for and cannot have; the text says what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,6 +165,21 @@ pub fn kubernetes(spec: &Spec) -> Option<Kubernetes> {
 /// A container's name in its pod.
 pub fn container_name(spec: &Spec) -> Option<String> {
     short(spec, &CONTAINER_NAME)
+}
+
+fn path(spec: &Spec, keys: &[&str]) -> Option<PathBuf> {
+    let text = annotation(spec, keys)?;
+    (text.len() <= PATH_LIMIT && text.starts_with('/')).then(|| PathBuf::from(text))
+}
+
+/// The directory of the logs of a pod's containers, where it is known.
+pub fn log_directory(spec: &Spec) -> Option<PathBuf> {
+    path(spec, &LOG_DIRECTORY)
+}
+
+/// The log of a container, where it is known.
+pub fn log_path(spec: &Spec) -> Option<PathBuf> {
+    path(spec, &LOG_PATH)
 }
 
 fn namespaces(spec: &Spec) -> &[LinuxNamespace] {

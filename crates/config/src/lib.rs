@@ -38,6 +38,7 @@ pub struct Config {
     pub host_overhead_mib: u64,
     pub storage_mib: u64,
     pub start_timeout: u64,
+    pub debug: bool,
     pub annotations: Vec<String>,
 }
 
@@ -53,6 +54,7 @@ impl Default for Config {
             host_overhead_mib: 64,
             storage_mib: 10 << 10,
             start_timeout: 60,
+            debug: true,
             annotations: Vec::new(),
         }
     }

@@ -9,6 +9,8 @@ pub enum Range {
     Words(&'static [&'static str]),
     /// A whole number between these two.
     Number(i64, i64),
+    /// Yes or no.
+    Switch,
     /// An absolute path.
     Path,
     /// Names of settings a pod may set.
@@ -45,7 +47,7 @@ const fn of_pods(name: &'static str, range: Range, what: &'static str) -> Settin
 }
 
 /// All of them.
-pub const SETTINGS: [Setting; 10] = [
+pub const SETTINGS: [Setting; 11] = [
     setting(
         "accelerator",
         Range::Words(&["auto", "kvm", "tcg"]),
@@ -94,6 +96,11 @@ pub const SETTINGS: [Setting; 10] = [
         "How long each phase of a start may take, seconds.",
     ),
     setting(
+        "debug",
+        Range::Switch,
+        "`bulkhead debug` may run a shell in a pod's guest and show its console.",
+    ),
+    setting(
         "annotations",
         Range::Settings,
         "Settings a pod may set for itself by the annotation `io.bulkhead.NAME`; none by default.",
@@ -111,6 +118,7 @@ impl Setting {
         match (self.range, value) {
             (Range::Words(words), Value::String(word)) => words.contains(&word.as_str()),
             (Range::Number(least, most), Value::Integer(number)) => (least..=most).contains(number),
+            (Range::Switch, Value::Boolean(_)) => true,
             (Range::Path, Value::String(path)) => path.starts_with('/'),
             (Range::Settings, Value::Array(names)) => names.iter().all(|name| {
                 let known = name.as_str().and_then(named);
@@ -124,6 +132,9 @@ impl Setting {
     /// kind; the items of a list are between commas.
     pub fn read(&self, text: &str) -> Value {
         let string = |text: &str| Value::String(text.to_owned());
+        if let (Range::Switch, Ok(yes)) = (self.range, text.parse()) {
+            return Value::Boolean(yes);
+        }
         match (self.range, text.parse()) {
             (Range::Number(..), Ok(number)) => Value::Integer(number),
             (Range::Settings, _) => Value::Array(text.split(',').map(string).collect()),
@@ -141,6 +152,7 @@ impl std::fmt::Display for Range {
         match self {
             Self::Words(list) => write!(f, "one of {}", words(list)),
             Self::Number(least, most) => write!(f, "a number from {least} to {most}"),
+            Self::Switch => f.write_str("`true` or `false`"),
             Self::Path => f.write_str("an absolute path"),
             Self::Settings => {
                 let own = SETTINGS.iter().filter(|setting| setting.by_pod);

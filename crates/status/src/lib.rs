@@ -8,6 +8,8 @@
 //!   /run/bulkhead/pods/KEY/status ── connect ──▶ {"id": …, "containers": […]}
 //! ```
 
+mod find;
+
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
+
+pub use find::{FindError, Found, member, pod};
 
 /// The pods of this host; root's alone.
 pub const ROOT: &str = "/run/bulkhead/pods";
@@ -52,6 +56,9 @@ pub struct Pod {
     pub vcpus: u32,
     /// Memory of its machine, bytes.
     pub memory: u64,
+    /// Where the output of its containers is kept; none: nobody said.
+    #[serde(default)]
+    pub logs: Option<PathBuf>,
     /// Process id of the shim.
     pub shim_pid: u32,
     /// Process id of the monitor, while there is one.
@@ -103,6 +110,9 @@ pub struct Container {
     pub id: String,
     /// Its name in the pod; none: nobody said.
     pub name: Option<String>,
+    /// The file its output is kept in; none: nobody said.
+    #[serde(default)]
+    pub log: Option<PathBuf>,
     /// "created", "running" or "stopped".
     pub state: String,
     /// Its exit code, once it has one.
@@ -126,25 +136,44 @@ pub struct Usage {
     pub oom_kills: u64,
 }
 
+/// A pod and where it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Located {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What it says of itself.
+    pub pod: Pod,
+}
+
 /// Every pod below `root` that answers, in the order of their names. Those that
 /// are about to go are left out.
 ///
 /// # Errors
 /// When `root` is there and cannot be read.
 pub fn all(root: &Path) -> io::Result<Vec<Pod>> {
+    let located = located(root)?;
+    Ok(located.into_iter().map(|own| own.pod).collect())
+}
+
+/// The same, with their directories.
+///
+/// # Errors
+/// When `root` is there and cannot be read.
+pub fn located(root: &Path) -> io::Result<Vec<Located>> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let sockets: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path().join(SOCKET))
-        .collect();
+    let dirs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let mut pods = Vec::new();
-    for some in sockets.chunks(AT_ONCE) {
+    for some in dirs.chunks(AT_ONCE) {
         std::thread::scope(|scope| {
-            let ask = |socket: &'_ PathBuf| ask(socket).ok();
+            let ask = |dir: &'_ PathBuf| {
+                let pod = ask(&dir.join(SOCKET)).ok()?;
+                let dir = dir.clone();
+                Some(Located { dir, pod })
+            };
             let asked: Vec<_> = some
                 .iter()
                 .map(|own| scope.spawn(move || ask(own)))
@@ -155,7 +184,8 @@ pub fn all(root: &Path) -> io::Result<Vec<Pod>> {
             pods.extend(answers);
         });
     }
-    pods.sort_by(|one: &Pod, other| {
+    pods.sort_by(|one: &Located, other| {
+        let (one, other) = (&one.pod, &other.pod);
         (&one.kubernetes_name(), &one.id).cmp(&(&other.kubernetes_name(), &other.id))
     });
     Ok(pods)
@@ -223,6 +253,7 @@ mod tests {
             started: 1,
             vcpus: 1,
             memory: 1 << 29,
+            logs: None,
             shim_pid: 7,
             monitor_pid: Some(8),
             phases: vec![("kernel".to_owned(), 0.5)],

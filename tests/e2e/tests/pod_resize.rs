@@ -1,7 +1,5 @@
 //! Limits changed while containers run, seen from inside.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use bulkhead_e2e::cri::{LinuxContainerResources, UpdateContainerResourcesRequest};
 use bulkhead_e2e::{Container, Node, in_machine};
 

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use super::keys::Keys;
-use crate::control::message::Call;
-use crate::control::{Request, Socket};
+use bulkhead_control::Call;
+use bulkhead_control::{Request, Socket};
 
 const CHUNK: usize = 64 << 10;
 

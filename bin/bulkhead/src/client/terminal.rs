@@ -8,8 +8,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SI
 use signal_hook::iterator::Signals;
 
 use super::Wanted;
-use crate::control::message::Call;
-use crate::control::{Request, Socket};
+use bulkhead_control::Call;
+use bulkhead_control::{Request, Socket};
 
 /// How the terminal was; also for the paths that leave without unwinding.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);

@@ -3,9 +3,9 @@
 use super::connect;
 use crate::cli::AttachOptions;
 use crate::client::{Wanted, terminal_size};
-use crate::control::Request;
 use crate::report::Outcome;
 use crate::state::Root;
+use bulkhead_control::Request;
 
 /// Connects to a running container.
 pub(super) fn run(root: &Root, options: &AttachOptions) -> Outcome {

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use super::connect;
 use crate::cli::CpOptions;
 use crate::client::Wanted;
-use crate::control::{Archive, ExecSpec, Request};
 use crate::report::{CommandError, Outcome};
 use crate::spec;
 use crate::state::Root;
+use bulkhead_control::{Archive, ExecSpec, Request};
 
 /// Copies files between a running container and this host.
 pub(super) fn run(root: &Root, options: &CpOptions) -> Outcome {
@@ -77,8 +77,9 @@ fn transfer(
     work: impl FnOnce(Option<std::fs::File>, Option<std::fs::File>) -> std::io::Result<()>,
 ) -> Result<(), CommandError> {
     let (_, record, client) = connect(root, name)?;
+    let first = record.spec.process().clone().unwrap_or_default();
     let mut process = spec::exec_process(
-        &record.spec,
+        &first,
         &spec::ExecRequest {
             command: vec!["cp".to_owned()],
             env: Vec::new(),
@@ -98,6 +99,7 @@ fn transfer(
         proxy_signals: false,
     };
     let spec = ExecSpec {
+        container: String::new(),
         process,
         user: "0:0".to_owned(),
         privileged: true,

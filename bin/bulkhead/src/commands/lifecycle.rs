@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{connect, open_client, signal};
 use crate::cli::{KillOptions, Names, StopOptions};
 use crate::client::Client;
-use crate::control::{Answer, Request};
 use crate::report::{CommandError, Outcome};
 use crate::state::{ContainerDir, Record, Root};
+use bulkhead_control::{Answer, Request};
 
 const SIGKILL: u32 = 9;
 

@@ -5,6 +5,7 @@ mod check;
 mod completion;
 mod config;
 mod cp;
+mod debug;
 mod events;
 mod exec;
 mod guest;
@@ -21,6 +22,7 @@ mod rm;
 mod run;
 mod signal;
 mod stats;
+mod target;
 pub(crate) mod time;
 mod version;
 
@@ -28,9 +30,9 @@ use std::path::PathBuf;
 
 use crate::cli::{Cli, Command};
 use crate::client::Client;
-use crate::control::Socket;
 use crate::report::{CommandError, Outcome};
 use crate::state::{ContainerDir, Record, Root, StateError};
+use bulkhead_control::Socket;
 
 /// Runs the command a user typed.
 pub(crate) fn run(cli: Cli) -> Outcome {
@@ -38,6 +40,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(options) => run::run(&root()?, *options),
         Command::Exec(options) => exec::run(&root()?, options),
+        Command::Debug(options) => debug::run(options),
         Command::Cp(options) => cp::run(&root()?, &options),
         Command::Ps(options) => ps::run(&root()?, &options),
         Command::Logs(options) => logs::run(&root()?, &options),

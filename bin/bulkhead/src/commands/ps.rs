@@ -10,6 +10,9 @@ use crate::style;
 
 /// Lists containers.
 pub(super) fn run(root: &Root, options: &PsOptions) -> Outcome {
+    if let Some(pod) = &options.pod {
+        return super::pods::containers(pod, options);
+    }
     root.collect()?;
     let mut found = Vec::new();
     for dir in root.list()? {

@@ -13,11 +13,11 @@ use super::{hidden, image, signal};
 use crate::backend;
 use crate::cli::{KernelChoice, LogDriver, PullPolicy, RunOptions};
 use crate::client::{Client, Wanted, terminal_size};
-use crate::control::{Request, Socket};
 use crate::report::{CommandError, Outcome};
 use crate::spec::{self, Resolved};
 use crate::state::record::{FORMAT, RootfsSource, VolumeRecord, now};
 use crate::state::{ContainerDir, Record, Root, id};
+use bulkhead_control::{Request, Socket};
 
 /// Guest memory beside the container's limit: kernel, agent, page tables.
 const GUEST_OVERHEAD: u64 = 64 << 20;

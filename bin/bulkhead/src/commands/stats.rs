@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::{connect, open_client};
 use crate::cli::{Format, Name, StatsOptions};
-use crate::control::message::StatsLine;
-use crate::control::{Answer, Request};
 use crate::report::{CommandError, Outcome};
 use crate::state::{Root, id};
 use crate::style;
+use bulkhead_control::StatsLine;
+use bulkhead_control::{Answer, Request};
 
 /// Time between two lines of the same container, as Podman's.
 const INTERVAL: Duration = Duration::from_secs(5);

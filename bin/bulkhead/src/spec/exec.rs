@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Process;
 
 use super::environment::Environment;
 use super::{SpecError, capabilities};
@@ -18,13 +18,13 @@ pub(crate) struct ExecRequest {
     pub(crate) privileged: bool,
 }
 
-/// The process to run.
+/// The process to run, beside the container's `first`.
 pub(crate) fn exec_process(
-    spec: &Spec,
+    first: &Process,
     request: &ExecRequest,
     caller: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Process, SpecError> {
-    let mut process = spec.process().clone().unwrap_or_default();
+    let mut process = first.clone();
     let mut environment = Environment::default();
     for line in process.env().iter().flatten() {
         environment.add(line, &|_| None);

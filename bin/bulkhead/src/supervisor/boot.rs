@@ -16,10 +16,10 @@ use rustix::fs::MemfdFlags;
 
 use super::network;
 use super::volumes::{self, Shares};
-use crate::control::Failure;
 use crate::report;
 use crate::state::record::RootfsSource;
 use crate::state::{ContainerDir, Record};
+use bulkhead_control::Failure;
 
 /// Serials of the two disks, by which the guest finds them.
 const LAYERS: &str = "layers";

@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 use super::log::Log;
 use super::stdio::Hub;
 use super::{boot, serve};
-use crate::control::{AsyncSocket, Failure, Listener};
 use crate::report;
 use crate::state::record::RootfsSource;
 use crate::state::{ContainerDir, Record, Root, State, StateError, Status, events, record};
+use bulkhead_control::{AsyncSocket, Failure, Listener};
 
 /// How long the guest may take to write its dirty pages to shared
 /// directories.

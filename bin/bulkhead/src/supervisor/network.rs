@@ -14,10 +14,10 @@ use bulkhead_sys::jail::Jail;
 
 use super::ports;
 use super::uplink::Uplink;
-use crate::control::Failure;
 use crate::report;
 use crate::state::Record;
 use crate::state::record::NetworkMode;
+use bulkhead_control::Failure;
 
 /// The guest's address, its gateway, and where it asks for names. Inside the
 /// sandbox only, so every sandbox can have the same.

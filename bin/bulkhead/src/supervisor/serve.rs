@@ -11,10 +11,12 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::life::{Running, Shared, refusal};
-use super::stdio::{Pipes, pump_exec};
-use crate::control::message::{Call, StatsLine};
-use crate::control::{Answer, AsyncSocket, ExecSpec, Failure, Listener, Reply, Request, Streams};
+use super::stdio::pump_exec;
 use crate::state::{Status, events};
+use bulkhead_control::{
+    Answer, AsyncSocket, Call, ExecSpec, Failure, Listener, Pipes, Reply, Request, StatsLine,
+    Streams,
+};
 
 /// Attachments of one connection at most.
 const ATTACHED_LIMIT: usize = 64;
@@ -122,6 +124,9 @@ impl Connection {
                     .map(|()| Answer::Done)
                     .map_err(|e| refusal(&e))
             }
+            Request::Process { .. } | Request::Debug(..) | Request::Console(_) => Err(
+                Failure::new("this is asked of pods, and a container of `bulkhead run` is none"),
+            ),
             Request::Wait => Ok(self.ended().await),
             Request::Pause => self.freeze(true).await,
             Request::Resume => self.freeze(false).await,

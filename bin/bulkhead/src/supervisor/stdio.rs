@@ -1,6 +1,5 @@
 //! Between the sandbox's streams and the pipes of attached commands.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use bulkhead_sandbox::{HostStdio, ReadStream, WriteStream};
@@ -10,39 +9,10 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::log::{Log, Source};
-use crate::control::Streams;
+use bulkhead_control::Pipes;
 
 /// Bytes moved at once.
 const CHUNK: usize = 64 << 10;
-
-/// The pipes a command sent along, by what they are for.
-#[derive(Debug, Default)]
-pub(super) struct Pipes {
-    pub(super) stdin: Option<pipe::Receiver>,
-    pub(super) stdout: Option<pipe::Sender>,
-    pub(super) stderr: Option<pipe::Sender>,
-}
-
-impl Pipes {
-    /// Sorts descriptors into their places.
-    pub(super) fn new(streams: Streams, fds: Vec<OwnedFd>) -> std::io::Result<Self> {
-        if fds.len() != streams.count() {
-            return Err(std::io::Error::other("the request lacks its descriptors"));
-        }
-        let mut fds = fds.into_iter();
-        let mut take = |wanted: bool| if wanted { fds.next() } else { None };
-        let (stdin, stdout, stderr) = (
-            take(streams.stdin),
-            take(streams.stdout),
-            take(streams.stderr),
-        );
-        Ok(Self {
-            stdin: stdin.map(pipe::Receiver::from_owned_fd).transpose()?,
-            stdout: stdout.map(pipe::Sender::from_owned_fd).transpose()?,
-            stderr: stderr.map(pipe::Sender::from_owned_fd).transpose()?,
-        })
-    }
-}
 
 /// The stdio of the container's first process: logged, and given to any
 /// number of attached commands. A command that does not read slows the

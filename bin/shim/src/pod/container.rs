@@ -24,6 +24,8 @@ pub(crate) struct Container {
     bundle: PathBuf,
     /// Its name in the pod, where there is one.
     pub(super) name: Option<String>,
+    /// Where its output is kept, if that is known.
+    pub(super) log: Option<PathBuf>,
     is_pod: bool,
     main: Arc<Process>,
     execs: HashMap<String, Arc<Process>>,
@@ -42,6 +44,7 @@ impl Container {
         Self {
             bundle,
             name: None,
+            log: None,
             is_pod: true,
             main,
             execs: HashMap::new(),
@@ -94,13 +97,20 @@ impl Container {
 }
 
 /// Names in the share that are taken out again unless they are kept.
-struct Shared<'a> {
+pub(super) struct Shared<'a> {
     pod: &'a Pod,
     names: Vec<String>,
 }
 
-impl Shared<'_> {
-    fn add(&mut self, what: &Detached) -> Outcome<String> {
+impl<'a> Shared<'a> {
+    pub(super) fn new(pod: &'a Pod) -> Self {
+        Self {
+            pod,
+            names: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, what: &Detached) -> Outcome<String> {
         let mut state = self.pod.lock();
         state.names += 1;
         let name = format!("n{}", state.names);
@@ -115,7 +125,7 @@ impl Shared<'_> {
         Ok(name)
     }
 
-    fn keep(mut self) -> Vec<String> {
+    pub(super) fn keep(mut self) -> Vec<String> {
         std::mem::take(&mut self.names)
     }
 }
@@ -154,15 +164,13 @@ impl Pod {
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
         let sysctls = self.lock().sysctls.clone();
         let name = bulkhead_bundle::container_name(&request.spec);
+        let log = bulkhead_bundle::log_path(&request.spec);
         let linux = request.spec.linux().as_ref();
         let resources = linux.and_then(|linux| linux.resources().clone());
         let Adapted { spec, binds } =
             bulkhead_bundle::adapt(request.spec, &sysctls, std::process::id())?;
         self.agree_on_pids(&spec)?;
-        let mut shared = Shared {
-            pod: self,
-            names: Vec::new(),
-        };
+        let mut shared = Shared::new(self);
         let lower = shared.add(&lower)?;
         let mut volumes = Vec::new();
         for bind in &binds {
@@ -192,6 +200,7 @@ impl Pod {
         let container = Container {
             bundle: request.bundle,
             name,
+            log,
             is_pod: false,
             main: Arc::clone(&process),
             execs: HashMap::new(),

@@ -11,7 +11,7 @@ use bulkhead_sandbox::Sandbox;
 use bulkhead_sys::cgroup::{Cgroup, CgroupError, Origin};
 use oci_spec::runtime::Spec;
 
-use super::{Pod, ports, status};
+use super::{Pod, control, ports, status};
 use crate::failure::{Failure, Outcome};
 use crate::machine::{self, Machine};
 use crate::process::Exit;
@@ -40,6 +40,7 @@ impl Pod {
         bulkhead_bundle::refuse_host(spec)?;
         let room = self.join_cgroup(spec)?;
         let size = bulkhead_bundle::size(spec, &config, room)?;
+        let debug = config.debug;
         let shared = Room::of(size, &config);
         let mut machine = machine::prepare(spec, &config, &self.place, size)?;
         if let Some(reason) = machine.monitor.emulated() {
@@ -61,10 +62,13 @@ impl Pod {
             state.share = Some(share);
             state.size = Some(size);
             state.room = Some(shared);
+            state.logs = bulkhead_bundle::log_directory(spec);
+            state.debug = debug;
             state.kubernetes = bulkhead_bundle::kubernetes(spec);
             state.sysctls = bulkhead_bundle::sysctls(spec);
         }
         status::serve(self);
+        control::serve(self);
         let forwarding =
             bulkhead_bundle::network(spec).and_then(|path| ports::forward(self, &path));
         let pod = Arc::clone(self);

@@ -81,6 +81,7 @@ impl Pod {
             started: self.started,
             vcpus: state.size.map_or(0, |size| size.vcpus),
             memory: state.size.map_or(0, |size| size.memory),
+            logs: state.logs.clone(),
             shim_pid: std::process::id(),
             monitor_pid: None,
             phases: Vec::new(),
@@ -114,6 +115,7 @@ fn container(id: &str, own: &Container) -> status::Container {
     status::Container {
         id: id.to_owned(),
         name: own.name.clone(),
+        log: own.log.clone(),
         state: state.to_owned(),
         exit_code,
         usage: None,

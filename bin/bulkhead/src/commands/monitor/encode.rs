@@ -218,6 +218,7 @@ mod tests {
             oom_kills: 1,
         };
         Pod {
+            logs: None,
             id: "abc".to_owned(),
             namespace: "k8s.io".to_owned(),
             kubernetes: Some(Kubernetes {
@@ -234,6 +235,7 @@ mod tests {
             monitor_pid: Some(std::process::id()),
             phases: vec![("kernel".to_owned(), 0.25)],
             containers: vec![Container {
+                log: None,
                 id: "c1".to_owned(),
                 name: Some("app".to_owned()),
                 state: "running".to_owned(),

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
@@ -13,6 +13,9 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
+
+/// Name of the socket in a directory.
+pub const SOCKET: &str = "control.sock";
 
 /// Longest packet, bytes: an exec's environment has to fit.
 const PACKET_LIMIT: usize = 128 << 10;
@@ -107,21 +110,27 @@ fn receive_packet<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(
 
 /// A client's end; blocks.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     fd: OwnedFd,
 }
 
 impl Socket {
-    /// Connects to the supervisor of the container in `dir`.
-    pub(crate) fn connect(dir: &Path) -> io::Result<Self> {
+    /// Connects to who listens in `dir`.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub fn connect(dir: &Path) -> io::Result<Self> {
         let fd = new_socket()?;
         let dir = open_dir(dir)?;
-        rustix::net::connect(&fd, &address(dir.as_fd(), "control.sock")?)?;
+        rustix::net::connect(&fd, &address(dir.as_fd(), SOCKET)?)?;
         Ok(Self { fd })
     }
 
     /// A connected pair: the second end is for a supervisor about to be born.
-    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+    ///
+    /// # Errors
+    /// When the kernel has no room.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -131,34 +140,50 @@ impl Socket {
         Ok((Self { fd: ours }, theirs))
     }
 
-    pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// Sends a message, with at most three descriptors.
+    ///
+    /// # Errors
+    /// When it is too long or nobody is there.
+    pub fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         send_packet(&self.fd, message, fds)
     }
 
-    pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
+    /// Waits for a message; `None` is the end.
+    ///
+    /// # Errors
+    /// When what comes is no such message.
+    pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
         Ok(receive_packet(&self.fd)?.map(|(message, _)| message))
     }
 }
 
-/// A supervisor's end.
+/// The end of who holds the machine.
 #[derive(Debug)]
-pub(crate) struct AsyncSocket {
+pub struct AsyncSocket {
     fd: AsyncFd<OwnedFd>,
 }
 
 impl AsyncSocket {
+    /// Takes a connected socket over.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
     #[expect(
         deprecated,
         reason = "an OwnedFd keeps its descriptor, which is all `register` asks for"
     )]
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Self {
             fd: AsyncFd::new(fd)?,
         })
     }
 
-    pub(crate) async fn send(&self, message: &impl Serialize) -> io::Result<()> {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// When it is too long or nobody is there.
+    pub async fn send(&self, message: &impl Serialize) -> io::Result<()> {
         loop {
             let mut ready = self.fd.writable().await?;
             match ready.try_io(|fd| send_packet(fd.get_ref(), message, &[])) {
@@ -168,9 +193,11 @@ impl AsyncSocket {
         }
     }
 
-    pub(crate) async fn receive<T: DeserializeOwned>(
-        &self,
-    ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    /// Waits for a message and its descriptors; `None` is the end.
+    ///
+    /// # Errors
+    /// When what comes is no such message.
+    pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         loop {
             let mut ready = self.fd.readable().await?;
             match ready.try_io(|fd| receive_packet(fd.get_ref())) {
@@ -183,21 +210,27 @@ impl AsyncSocket {
 
 /// Where clients come in.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     fd: AsyncFd<OwnedFd>,
 }
 
 impl Listener {
-    /// Listens in the container's directory, replacing a dead socket.
+    /// Listens in a directory, replacing a dead socket. Only its owner may
+    /// connect.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
     #[expect(
         deprecated,
         reason = "an OwnedFd keeps its descriptor, which is all `register` asks for"
     )]
-    pub(crate) fn bind(dir: &Path) -> io::Result<Self> {
-        let _ = std::fs::remove_file(dir.join("control.sock"));
+    pub fn bind(dir: &Path) -> io::Result<Self> {
+        let _ = std::fs::remove_file(dir.join(SOCKET));
         let fd = new_socket()?;
         let dir = open_dir(dir)?;
-        rustix::net::bind(&fd, &address(dir.as_fd(), "control.sock")?)?;
+        rustix::net::bind(&fd, &address(dir.as_fd(), SOCKET)?)?;
+        let owner = Mode::RUSR | Mode::WUSR;
+        rustix::fs::chmodat(&dir, SOCKET, owner, AtFlags::empty())?;
         rustix::net::listen(&fd, BACKLOG)?;
         rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Self {
@@ -205,7 +238,11 @@ impl Listener {
         })
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<AsyncSocket> {
+    /// Waits for a command.
+    ///
+    /// # Errors
+    /// When no more can come.
+    pub async fn accept(&self) -> io::Result<AsyncSocket> {
         loop {
             let mut ready = self.fd.readable().await?;
             let accept = |fd: &AsyncFd<OwnedFd>| {
@@ -225,7 +262,7 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::message::{Call, Request};
+    use crate::{Call, Request};
 
     #[tokio::test]
     async fn a_request_travels_with_its_descriptors() {
