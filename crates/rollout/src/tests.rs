@@ -1,5 +1,6 @@
 mod long;
 mod mco;
+mod pods;
 mod pools;
 mod rules;
 mod world;

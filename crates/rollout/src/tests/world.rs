@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::mco::Mco;
-use crate::{Change, NodeView, ORPHANED_AFTER, Outcome, PodView, Snapshot, plan};
+use crate::{Change, NodeView, ORPHANED_AFTER, Outcome, Snapshot, plan};
 
 /// splitmix64: small, and the same on every machine.
 pub(super) struct Dice(pub(super) u64);
@@ -77,7 +77,7 @@ pub(super) struct World {
     pub(super) mco: Option<Mco>,
     /// What each node's daemon of the MCO is at, and for how long yet.
     pub(super) rollouts: BTreeMap<String, (String, usize)>,
-    serial: usize,
+    pub(super) serial: usize,
 }
 
 impl World {
@@ -581,45 +581,6 @@ impl World {
         let served = machine.handlers.iter().cloned();
         node.handlers = Some(std::iter::once(String::new()).chain(served).collect());
         kata_node.status = Some(status);
-    }
-
-    /// Pods come where they are offered a place, and end.
-    fn schedule(&mut self) {
-        for pods in self.snapshot.pods.values_mut() {
-            let dice = &mut self.dice;
-            pods.retain(|_| !dice.permille(self.pods_end));
-        }
-        self.snapshot.pods.retain(|_, pods| !pods.is_empty());
-        for _ in 0..self.pods_wanted {
-            self.serial += 1;
-            let Some(class) = self.snapshot.classes.keys().next().cloned() else {
-                return;
-            };
-            let selector = &self.snapshot.classes[&class].node_selector;
-            let fits = |node: &NodeView| {
-                node.ready && selector.iter().all(|(k, v)| node.labels.get(k) == Some(v))
-            };
-            let nodes = self.snapshot.nodes.iter();
-            let fits: Vec<_> = nodes.filter(|(_, node)| fits(node)).collect();
-            if fits.is_empty() {
-                return;
-            }
-            let node = fits[self.dice.below(fits.len())].0.clone();
-            self.run_pod(&node, &class);
-        }
-    }
-
-    pub(super) fn run_pod(&mut self, node: &str, class: &str) {
-        self.serial += 1;
-        self.snapshot
-            .pods
-            .entry(node.into())
-            .or_default()
-            .push(PodView {
-                namespace: "shop".into(),
-                name: format!("web-{}", self.serial),
-                class: class.into(),
-            });
     }
 
     pub(super) fn labelled(&self, label: &str) -> usize {
