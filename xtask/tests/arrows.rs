@@ -102,6 +102,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bulkhead-provision",
         ],
     ),
+    ("kubectl-bulkhead", &["bulkhead-kataconfig"]),
     ("bulkhead-e2e", &["bulkhead-apiserver"]),
     ("xtask", &["bulkhead-guest", "bulkhead-packaging"]),
 ];

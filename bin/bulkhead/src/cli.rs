@@ -86,6 +86,17 @@ pub(crate) enum Command {
     /// Install on this machine, for containerd or CRI-O
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Show how a cluster's nodes get Bulkhead (executes kubectl-bulkhead)
+    #[command(disable_help_flag = true)]
+    Cluster {
+        /// What kubectl-bulkhead is asked; --help says what there is
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENT"
+        )]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Can this host run containers, how fast, and what to fix
     Check(CheckOptions),
     /// Print the versions of everything involved

@@ -2,6 +2,7 @@
 
 mod attach;
 mod check;
+mod cluster;
 mod completion;
 mod config;
 mod cp;
@@ -61,6 +62,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Monitor(options) => monitor::run(&options),
         Command::Config(command) => config::run(&command),
         Command::Node(command) => node::run(command),
+        Command::Cluster { arguments } => cluster::run(&arguments),
         Command::Check(options) => check::run(&options),
         Command::Version(format) => version::run(&format),
         Command::Completion { shell } => completion::run(shell),
