@@ -102,7 +102,7 @@ type Row = (
 );
 
 /// <https://kubernetes.io/docs/reference/kubernetes-api/>
-const BUILT_IN: [Row; 22] = [
+const BUILT_IN: [Row; 23] = [
     ("", "v1", "nodes", "Node", "no", "s"),
     ("", "v1", "namespaces", "Namespace", "ns", "s"),
     ("", "v1", "pods", "Pod", "po", "ns"),
@@ -149,6 +149,14 @@ const BUILT_IN: [Row; 22] = [
         "ValidatingAdmissionPolicyBinding",
         "",
         "g",
+    ),
+    (
+        "networking.k8s.io",
+        "v1",
+        "networkpolicies",
+        "NetworkPolicy",
+        "netpol",
+        "ng",
     ),
     (
         "policy",
