@@ -84,13 +84,7 @@ pub(crate) fn run(yes: bool, options: Options, words: &[String]) -> Outcome {
 
 fn boot(kernel: &HostKernel, initramfs: &Path, out: &Path, options: Options) -> Outcome {
     let accelerator = match options.instruction_clock {
-        true => [
-            "-accel",
-            "tcg,thread=single",
-            "-icount",
-            "shift=1,sleep=off",
-        ]
-        .as_slice(),
+        true => ["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=on"].as_slice(),
         false => ["-accel", "tcg,thread=multi"].as_slice(),
     };
     let mut qemu = Command::new("qemu-system-x86_64");

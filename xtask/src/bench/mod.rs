@@ -97,8 +97,7 @@ fn measure(options: Options) -> Outcome {
     let mut contenders = vec![Contender::Bulkhead { image, root }];
     contenders.extend(contender::runtimes(&dir));
     if options.prepared {
-        // A clock that counts instructions leaps where a processor waits: for
-        // files that are read from the host the first time.
+        // Files are read from the host the first time, as slowly as it likes.
         for _ in 0..2 {
             bare.boot()?;
             for contender in &contenders {

@@ -36,9 +36,38 @@ pub(crate) fn output(command: &mut Command, install: &str) -> String {
 
 /// A directory below `deploy/` as kustomize builds it.
 pub(crate) fn kustomize(dir: &str) -> Vec<Value> {
-    let mut command = Command::new("kubectl");
-    command.arg("kustomize").arg(deploy().join(dir));
-    objects(&output(&mut command, "kubectl 1.21 or newer"))
+    let build = |tree: &Path| {
+        let mut command = Command::new("kubectl");
+        command.arg("kustomize").arg(tree.join(dir));
+        command
+    };
+    let install = "`apt install kubernetes-client`";
+    let plain = build(&deploy()).output();
+    // kubectl below 1.21, which Debian has, calls directories bases.
+    if plain.is_ok_and(|plain| String::from_utf8_lossy(&plain.stderr).contains("must be a file")) {
+        let copy = tempfile::tempdir().unwrap();
+        for_old_kubectl(&deploy(), copy.path());
+        return objects(&output(&mut build(copy.path()), install));
+    }
+    objects(&output(&mut build(&deploy()), install))
+}
+
+/// Copies a tree; no kustomization there has both files and directories.
+fn for_old_kubectl(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            for_old_kubectl(&entry.path(), &target);
+            continue;
+        }
+        let mut text = std::fs::read_to_string(entry.path()).unwrap();
+        if entry.file_name() == "kustomization.yaml" && text.contains("  - ../") {
+            text = text.replace("resources:", "bases:");
+        }
+        std::fs::write(target, text).unwrap();
+    }
 }
 
 /// What Helm says about the chart and these values.
