@@ -238,6 +238,8 @@ pub fn image() -> String {
     let dir = IMAGE.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         busybox_image(dir.path());
+        // For callers without root, too.
+        tool("chmod", &["-R", "a+rX", &dir.path().display().to_string()]);
         dir
     });
     format!("oci:{}:latest", dir.path().join("image").display())

@@ -197,19 +197,70 @@ fn a_caller_without_root_needs_to_be_able_to_read_the_source() {
         &image(),
         "true",
     ]);
+    let answer = without_root(&command);
+    assert_eq!(answer.code, 125, "{answer:?}");
+    assert!(answer.err.contains("ermission denied"), "{answer:?}");
+    assert!(answer.err.contains("/closed"), "{answer:?}");
+}
+
+#[test]
+fn a_caller_without_root_shares_what_is_its_own_and_owns_what_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(own.join("mine"), "mine").unwrap();
+    for path in [own.clone(), own.join("mine")] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let host = Host::new();
+    for path in [host.path(), dir.path()] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let (open, closed) = (volume(&own, "/data"), volume(&own, "/closed:ro"));
+    let script = "id -u; cat /data/mine; echo; echo back > /data/new; stat -c %u /data/new; \
+                  chown 5 /data/new || echo kept; echo x > /closed/x || echo refused";
+    let image = image();
+    let start = ["run", "--rm", "--network", "none"];
+    let volumes = ["-v", &open, "-v", &closed, &image, "sh", "-c", script];
+    let answer = without_root(&host.command(&[&start[..], &volumes].concat()));
+    assert_eq!(answer.out, "0\nmine\n0\nkept\nrefused", "{answer:?}");
+    let meta = std::fs::metadata(own.join("new")).unwrap();
+    assert_eq!((meta.uid(), meta.gid()), (NOBODY, NOBODY));
+    assert!(!own.join("x").exists());
+    host.settles();
+}
+
+#[test]
+fn what_only_root_may_do_is_told_with_the_way_out() {
+    let host = Host::new();
+    std::fs::set_permissions(host.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let image = image();
+    for (option, value, hint) in [
+        ("--publish", "81:80", "1024 or higher"),
+        ("--network", "ns:/proc/1/ns/net", "as root"),
+    ] {
+        let command = host.command(&["run", "--rm", option, value, &image, "true"]);
+        let answer = without_root(&command);
+        assert_eq!(answer.code, 125, "{answer:?}");
+        assert!(answer.err.contains(hint), "{answer:?}");
+    }
+}
+
+const NOBODY: u32 = 65534;
+
+/// Runs a command as an ordinary user.
+fn without_root(command: &Command) -> bulkhead_e2e::Answer {
     let mut unprivileged = Command::new("setpriv");
+    let environment = command.get_envs();
     unprivileged
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(command.get_program())
         .args(command.get_args())
-        .envs(
-            command
-                .get_envs()
-                .filter_map(|(key, value)| Some((key, value?))),
-        );
-    let answer: bulkhead_e2e::Answer = unprivileged.output().unwrap().into();
-    assert_eq!(answer.code, 125, "{answer:?}");
-    assert!(answer.err.contains("ermission denied"), "{answer:?}");
+        .envs(environment.filter_map(|(key, value)| Some((key, value?))));
+    let output = unprivileged.output();
+    output
+        .expect("setpriv is there: `apt install util-linux`")
+        .into()
 }
 
 #[test]

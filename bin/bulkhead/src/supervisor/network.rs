@@ -63,7 +63,13 @@ pub(super) fn plan(record: &Record) -> Result<Plan, Failure> {
 
 /// The interfaces of an existing namespace, as its network plugin set them up.
 fn namespace(record: &Record, path: &Path) -> Result<Plan, String> {
-    let joined = network::join(path, &record.id).map_err(|error| report::chain(&error))?;
+    let joined = network::join(path, &record.id).map_err(|error| {
+        let hint = match rustix::process::geteuid().is_root() {
+            true => "",
+            false => "; joining a network namespace has to be done as root, passt needs no root",
+        };
+        format!("{}{hint}", report::chain(&error))
+    })?;
     Ok(Plan {
         devices: joined.devices,
         guest: GuestConfig {

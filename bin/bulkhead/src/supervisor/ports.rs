@@ -55,13 +55,21 @@ impl Port {
                 } else {
                     std::net::TcpListener::bind((*address, port)).map(|_| ())
                 };
-                bound.map_err(|e| {
-                    format!("the port {port} of {address} cannot be published: {e}")
-                })?;
+                bound.map_err(|e| refusal(port, address, &e))?;
             }
         }
         Ok(())
     }
+}
+
+fn refusal(port: u16, address: &str, error: &std::io::Error) -> String {
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; low ports are for root: publish one that is 1024 or higher"
+        }
+        _ => "",
+    };
+    format!("the port {port} of {address} cannot be published: {error}{hint}")
 }
 
 /// Parses one `--publish`.
