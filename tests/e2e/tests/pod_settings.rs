@@ -250,6 +250,35 @@ async fn limits_hold_and_too_much_memory_is_called_so() {
 }
 
 #[tokio::test]
+async fn limits_are_changed_again_and_again_and_devices_stay_as_they_are() {
+    let node = Node::start().await;
+    let pod = node.pod("changed").await;
+    let container = pod.start("one", "sleep 1000").await;
+    let hungry = "head -c 100m /dev/zero | tail > /dev/null; echo $?";
+    assert_eq!(container.exec(hungry).await.out, "0");
+    for (quota, memory) in [(40_000, 200 << 20), (45_000, 48 << 20)] {
+        let limits = bulkhead_e2e::cri::LinuxContainerResources {
+            cpu_period: 50_000,
+            cpu_quota: quota,
+            memory_limit_in_bytes: memory,
+            ..Default::default()
+        };
+        container.update(limits).await.unwrap();
+        // containerd says the device rules again with each update.
+        let seen = container
+            .exec(
+                "head -c 1 /dev/zero | wc -c; test -e /log || mknod /log c 1 11; \
+                 head -c 1 /log || echo refused",
+            )
+            .await;
+        assert_eq!(seen.out, "1\nrefused", "{seen:?}");
+    }
+    // The second limit holds; 137 is SIGKILL.
+    assert_eq!(container.exec(hungry).await.out, "137");
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_hosts_namespaces_are_refused_in_one_sentence() {
     if !in_machine() {
         return;

@@ -9,6 +9,7 @@ use k8s_cri::v1::{
     LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig, PodSandboxState,
     PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest,
     StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest,
 };
 use tonic::Status;
 
@@ -161,6 +162,20 @@ impl<'a> Pod<'a> {
 }
 
 impl Container<'_> {
+    /// Changes its limits.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn update(&self, limits: LinuxContainerResources) -> Result<(), Status> {
+        let request = UpdateContainerResourcesRequest {
+            container_id: self.id.clone(),
+            linux: Some(limits),
+            ..Default::default()
+        };
+        let mut runtime = self.node.runtime.clone();
+        runtime.update_container_resources(request).await.map(drop)
+    }
+
     /// Lets it run.
     ///
     /// # Errors
