@@ -156,6 +156,7 @@ fn there_are_no_roles_but_those_that_are_tried() {
         "bulkhead-operator",
         "bulkhead-operator",
         "bulkhead-operator-events",
+        "bulkhead-operator-machine-configs",
     ];
     assert_eq!(roles, tried);
     let files = ["operator", "node-agent"].map(|dir| {
