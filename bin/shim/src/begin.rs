@@ -19,7 +19,7 @@ use crate::place::Place;
 pub(crate) enum Error {
     #[error(transparent)]
     Spec(#[from] bulkhead_bundle::ReadError),
-    #[error("the pod `{pod}` of the container `{id}` does not run (no address in `{}`)", path.display())]
+    #[error("the pod `{pod}` of the container `{id}` does not run (nobody listens at `{}`)", path.display())]
     NoPod {
         pod: String,
         id: String,
@@ -38,7 +38,12 @@ pub(crate) enum Error {
 /// Runs in the bundle's directory, as containerd starts it.
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
     let bundle = Path::new(".");
-    let address = match bulkhead_bundle::kind(&bulkhead_bundle::read(bundle)?)? {
+    // containerd 2 starts the shim of a sandbox in a bundle without a spec.
+    let kind = match bundle.join("config.json").exists() {
+        true => bulkhead_bundle::kind(&bulkhead_bundle::read(bundle)?)?,
+        false => Kind::Pod,
+    };
+    let address = match kind {
         Kind::Member { pod } => address_of(args, &pod)?,
         Kind::Pod | Kind::Single => start(args)?,
     };
@@ -52,16 +57,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
         .map_err(failed)
 }
 
-/// The address its pod's own bundle holds: bundles of one namespace are
-/// neighbours.
+/// Where its pod listens. Of the bundles only the container manager knows where
+/// one lies from the other.
 fn address_of(args: &Args, pod: &str) -> Result<String, Error> {
-    let path = Path::new("..").join(pod).join("address");
-    std::fs::read_to_string(&path).map_err(|source| Error::NoPod {
-        pod: pod.to_owned(),
-        id: args.id.clone(),
-        path,
-        source,
-    })
+    let path = Place::of(&args.namespace, pod).socket();
+    match std::fs::symlink_metadata(&path) {
+        Ok(_) => Ok(format!("unix://{}", path.display())),
+        Err(source) => Err(Error::NoPod {
+            pod: pod.to_owned(),
+            id: args.id.clone(),
+            path,
+            source,
+        }),
+    }
 }
 
 fn start(args: &Args) -> Result<String, Error> {

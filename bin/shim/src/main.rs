@@ -23,6 +23,7 @@ mod place;
 mod pod;
 mod process;
 mod rootfs;
+mod sandbox;
 mod serve;
 mod stdio;
 mod task;

@@ -16,6 +16,7 @@ mod exec;
 mod life;
 mod ports;
 mod removal;
+mod sandbox;
 mod status;
 mod tasks;
 
@@ -79,6 +80,8 @@ struct State {
     kubernetes: Option<Kubernetes>,
     /// Where the output of its containers is kept, if that is known.
     logs: Option<PathBuf>,
+    /// It was made by the Sandbox API: it is no task to tell of.
+    by_sandbox_api: bool,
     /// Commands may look into the guest.
     debug: bool,
     /// Of the machine, once there was one.
@@ -129,6 +132,11 @@ impl Pod {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is it the pod itself, which is no task?
+    fn is_untold(&self, id: &str) -> bool {
+        id == self.id && self.lock().by_sandbox_api
     }
 
     fn publish(&self, event: Event) {
@@ -254,7 +262,7 @@ impl Pod {
             exited_at: MessageField::some(exit.at.clone()),
             ..Default::default()
         };
-        if process.stop(exit) {
+        if process.stop(exit) && !self.is_untold(id) {
             self.publish(Event::Exit(told));
         }
     }
@@ -298,11 +306,13 @@ impl Pod {
             }
             (false, exec) => return self.start_exec(id, exec, &process).await,
         }
-        self.publish(Event::Start(event::TaskStart {
-            container_id: id.to_owned(),
-            pid: std::process::id(),
-            ..Default::default()
-        }));
+        if !self.is_untold(id) {
+            self.publish(Event::Start(event::TaskStart {
+                container_id: id.to_owned(),
+                pid: std::process::id(),
+                ..Default::default()
+            }));
+        }
         Ok(())
     }
 

@@ -131,6 +131,14 @@ pub(crate) fn api_status(status: &Status, paused: bool) -> ApiStatus {
     }
 }
 
+/// Seconds since the epoch.
+pub(crate) fn at(seconds: u64) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+        ..Default::default()
+    }
+}
+
 /// This moment.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now()

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
+use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use containerd_shim_protos::shim_async::{Task, create_task};
 use futures::stream;
 use tokio::net::UnixListener as AsyncListener;
@@ -14,6 +15,7 @@ use crate::connections::Connections;
 use crate::events::Publisher;
 use crate::place::Place;
 use crate::pod::Pod;
+use crate::sandbox::SandboxApi;
 use crate::task::TaskApi;
 
 /// Names containerd 1.x and 2.x know the same calls by.
@@ -71,6 +73,8 @@ async fn serve(args: &Args, listener: UnixListener) -> Result<(), Error> {
         services.insert(TASK_V2.to_owned(), v3);
     }
     services.extend(create_task(task));
+    let sandbox: Arc<dyn Sandbox + Send + Sync> = Arc::new(SandboxApi::new(Arc::clone(&pod)));
+    services.extend(create_sandbox(sandbox));
     let mut server = Server::new()
         .add_listener(Listener::new(Box::pin(accepted)))
         .register_service(services);

@@ -64,7 +64,7 @@ impl TaskApi {
 }
 
 /// What went wrong, in the log and to containerd.
-fn answer<T>(call: &'static str, outcome: Outcome<T>) -> ttrpc::Result<T> {
+pub(crate) fn answer<T>(call: &'static str, outcome: Outcome<T>) -> ttrpc::Result<T> {
     outcome.map_err(|failure| {
         // containerd asks for what may be gone: not worth a line.
         if !failure.is_missing() {
@@ -76,7 +76,7 @@ fn answer<T>(call: &'static str, outcome: Outcome<T>) -> ttrpc::Result<T> {
 
 /// Sees work through that must not be left half done when containerd, which
 /// asked for it, goes away meanwhile: ttrpc drops the call then.
-async fn whole<T: Send + 'static>(
+pub(crate) async fn whole<T: Send + 'static>(
     work: impl Future<Output = Outcome<T>> + Send + 'static,
 ) -> Outcome<T> {
     let done = tokio::spawn(work).await;

@@ -6,6 +6,7 @@
 
 mod adapt;
 mod debug;
+mod pod_config;
 mod size;
 mod update;
 
@@ -19,6 +20,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 pub use adapt::{Adapted, Bind, adapt, shares_pids};
 pub use debug::{Debug, debug};
+pub use pod_config::{POD_CONFIG, pod_spec};
 pub use size::{Size, size};
 pub use update::{Room, update};
 

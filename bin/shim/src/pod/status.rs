@@ -63,7 +63,7 @@ impl Pod {
         pod
     }
 
-    fn own_status(&self) -> status::Pod {
+    pub(crate) fn own_status(&self) -> status::Pod {
         let ended = *self.over.borrow();
         let started = matches!(&*self.boot.borrow(), Some(Ok(_)));
         let state = self.lock();

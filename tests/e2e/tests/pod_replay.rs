@@ -1,0 +1,390 @@
+//! Calls of container managers that are not installed here, replayed against the
+//! real shim: CRI-O's, as its internal/oci/runtime_vm.go makes them, and
+//! containerd 2's Sandbox API.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bulkhead_e2e::{busybox_image, in_machine, tool};
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest,
+    StartRequest, StateRequest, UpdateTaskRequest, WaitRequest,
+};
+use containerd_shim_protos::sandbox_api::{
+    CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
+    SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+    WaitSandboxRequest,
+};
+use containerd_shim_protos::sandbox_async::SandboxClient;
+use containerd_shim_protos::shim_async::{Client, TaskClient};
+use protobuf::MessageField;
+use protobuf::well_known_types::any::Any;
+use serde_json::{Value, json};
+use ttrpc::context::{Context, with_duration};
+
+fn limit() -> Context {
+    with_duration(std::time::Duration::from_secs(60))
+}
+
+/// Executes the shim's `start` in a bundle; the address it prints.
+fn start(bundle: &Path, namespace: &str, id: &str) -> String {
+    let shim = bulkhead_e2e::program().with_file_name("containerd-shim-bulkhead-v2");
+    let output = Command::new(shim)
+        .args(["-namespace", namespace, "-address", ""])
+        .args(["-publish-binary", "/usr/bin/crio", "-id", id, "start"])
+        .env("TTRPC_ADDRESS", "")
+        .current_dir(bundle)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap().trim().to_owned();
+    assert!(output.status.success(), "{}", text(output.stderr));
+    text(output.stdout)
+}
+
+/// A spec as CRI-O or containerd write it, but for what does not matter here.
+fn spec(root: &Path, script: &str, annotations: &Value) -> Value {
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "args": ["/bin/sh", "-c", script], "cwd": "/", "user": {"uid": 0, "gid": 0},
+            "env": ["PATH=/bin"],
+        },
+        "root": {"path": root},
+        "hostname": "replayed",
+        "annotations": annotations,
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {
+            "namespaces": [
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "mount"},
+            ],
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+        },
+    })
+}
+
+/// A named pipe, as the managers make them for a process.
+fn fifo(path: &Path) -> String {
+    tool("mkfifo", &[&path.display().to_string()]);
+    path.display().to_string()
+}
+
+/// Everything a pipe says until its last writer is gone.
+fn reader(path: String) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let mut file = std::fs::File::open(path).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+/// The first line a pipe says.
+fn first_line(path: String) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let file = std::fs::File::open(path).unwrap();
+        BufReader::new(file).read_line(&mut line).unwrap();
+        line
+    })
+}
+
+fn encoded(value: &Value) -> MessageField<Any> {
+    MessageField::some(Any {
+        value: serde_json::to_vec(value).unwrap(),
+        ..Default::default()
+    })
+}
+
+/// CRI-O's bundles: not side by side.
+fn crio_bundle(dir: &Path, id: &str, spec: &Value) -> PathBuf {
+    let bundle = dir.join("overlay-containers").join(id).join("userdata");
+    std::fs::create_dir_all(&bundle).unwrap();
+    std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+    bundle
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crios_calls_run_a_pod() {
+    if !in_machine() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    busybox_image(dir);
+    let root = dir.join("root");
+    let pod = format!("crio-pod-{}", std::process::id());
+    let app = format!("crio-app-{}", std::process::id());
+    let kind = |kind: &str| {
+        json!({
+            "io.kubernetes.cri-o.ContainerType": kind,
+            "io.kubernetes.cri-o.SandboxID": pod,
+            "io.kubernetes.cri-o.KubeName": "replayed",
+            "io.kubernetes.cri-o.Namespace": "default",
+            "io.kubernetes.pod.uid": "uid",
+            "io.kubernetes.container.name": "app",
+            "io.kubernetes.cri-o.LogPath": dir.join("app.log"),
+        })
+    };
+    let bundle = crio_bundle(dir, &pod, &spec(&root, "pause", &kind("sandbox")));
+    let address = start(&bundle, "default", &pod);
+    let task = TaskClient::new(Client::connect(&address).await.unwrap());
+    let begin = |id: &str| StartRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let config = dir.join("config.toml");
+    std::fs::write(&config, "accelerator = \"tcg\"\n").unwrap();
+    // runtimeoptions.v1.Options{ConfigPath}.
+    let path = config.display().to_string();
+    let mut options = vec![0x12, u8::try_from(path.len()).unwrap()];
+    options.extend(path.as_bytes());
+    let create = CreateTaskRequest {
+        id: pod.clone(),
+        bundle: bundle.display().to_string(),
+        options: MessageField::some(Any {
+            type_url: "runtimeoptions.v1.Options".to_owned(),
+            value: options,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let created = task.create(limit(), &create).await.unwrap();
+    assert!(created.pid > 0);
+    task.start(limit(), &begin(&pod)).await.unwrap();
+
+    // A container: its own `start` answers the pod's address.
+    let script = "echo said; sleep 1000";
+    let member = spec(&root, script, &kind("container"));
+    let bundle = crio_bundle(dir, &app, &member);
+    assert_eq!(start(&bundle, "default", &app), address);
+    let out = fifo(&bundle.join("stdout"));
+    let err = fifo(&bundle.join("stderr"));
+    let said = reader(out.clone());
+    let complained = reader(err.clone());
+    let create = CreateTaskRequest {
+        id: app.clone(),
+        bundle: bundle.display().to_string(),
+        stdout: out,
+        stderr: err,
+        ..Default::default()
+    };
+    task.create(limit(), &create).await.unwrap();
+    task.start(limit(), &begin(&app)).await.unwrap();
+    let state = StateRequest {
+        id: app.clone(),
+        ..Default::default()
+    };
+    let state = task.state(limit(), &state).await.unwrap();
+    assert_eq!(format!("{:?}", state.status), "RUNNING");
+
+    // Limits: what is known is taken, what is not is refused by name.
+    let update = |value: Value| UpdateTaskRequest {
+        id: app.clone(),
+        resources: encoded(&value),
+        ..Default::default()
+    };
+    let pids = json!({"pids": {"limit": 20}});
+    task.update(limit(), &update(pids)).await.unwrap();
+    let rules = json!({"devices": [{"allow": true, "access": "rwm"}]});
+    let refused = task.update(limit(), &update(rules)).await.unwrap_err();
+    assert!(refused.to_string().contains("`devices`"), "{refused}");
+
+    // An exec, as CRI-O's ExecSync has it.
+    let out = fifo(&bundle.join("exec"));
+    let executed = reader(out.clone());
+    let script = "cat /sys/fs/cgroup/bulkhead/*/pids.max 2>/dev/null; hostname; exit 4";
+    let exec = ExecProcessRequest {
+        id: app.clone(),
+        exec_id: "e1".to_owned(),
+        stdout: out,
+        spec: encoded(&json!({
+            "args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
+            "user": {"uid": 0, "gid": 0},
+        })),
+        ..Default::default()
+    };
+    task.exec(limit(), &exec).await.unwrap();
+    let mut started = begin(&app);
+    started.exec_id = "e1".to_owned();
+    task.start(limit(), &started).await.unwrap();
+    let mut wait = WaitRequest {
+        id: app.clone(),
+        exec_id: "e1".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(task.wait(limit(), &wait).await.unwrap().exit_status, 4);
+    let mut delete = DeleteRequest {
+        id: app.clone(),
+        exec_id: "e1".to_owned(),
+        ..Default::default()
+    };
+    task.delete(limit(), &delete).await.unwrap();
+    assert!(executed.join().unwrap().contains("replayed"));
+
+    // The end, in CRI-O's order.
+    let kill = |id: &str| KillRequest {
+        id: id.to_owned(),
+        signal: 9,
+        all: true,
+        ..Default::default()
+    };
+    task.kill(limit(), &kill(&app)).await.unwrap();
+    wait.exec_id.clear();
+    assert_eq!(task.wait(limit(), &wait).await.unwrap().exit_status, 137);
+    delete.exec_id.clear();
+    task.delete(limit(), &delete).await.unwrap();
+    assert_eq!(said.join().unwrap(), "said\n");
+    assert_eq!(complained.join().unwrap(), "");
+    task.kill(limit(), &kill(&pod)).await.unwrap();
+    wait.id.clone_from(&pod);
+    task.wait(limit(), &wait).await.unwrap();
+    delete.id.clone_from(&pod);
+    task.delete(limit(), &delete).await.unwrap();
+    let shutdown = ShutdownRequest {
+        id: pod.clone(),
+        now: true,
+        ..Default::default()
+    };
+    let _ = task.shutdown(limit(), &shutdown).await;
+    gone(&address).await;
+}
+
+/// Waits for the end of the pod's process, with which its directory goes.
+async fn gone(address: &str) {
+    let socket = PathBuf::from(address.trim_start_matches("unix://"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while socket.exists() {
+        assert!(std::time::Instant::now() < deadline, "{address} is left");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// `PodSandboxConfig{metadata{name, uid, namespace}, hostname}`, encoded.
+fn pod_config() -> Vec<u8> {
+    let metadata = b"\x0a\x03web\x12\x02u1\x1a\x07default";
+    let mut bytes = vec![0x0a, u8::try_from(metadata.len()).unwrap()];
+    bytes.extend(metadata);
+    bytes.extend(b"\x12\x04host");
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sandbox_api_runs_a_pod() {
+    if !in_machine() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    busybox_image(dir);
+    let id = format!("sandbox-{}", std::process::id());
+    // containerd 2 writes no spec into the bundle of a sandbox.
+    let bundle = dir.join(&id);
+    std::fs::create_dir(&bundle).unwrap();
+    let address = start(&bundle, "k8s.io", &id);
+    let client = Client::connect(&address).await.unwrap();
+    let sandbox = SandboxClient::new(client.clone());
+    let platform = PlatformRequest::new();
+    let platform = sandbox.platform(limit(), &platform).await.unwrap();
+    assert_eq!(platform.platform.os, "linux");
+
+    let create = CreateSandboxRequest {
+        sandbox_id: id.clone(),
+        bundle_path: bundle.display().to_string(),
+        options: MessageField::some(Any {
+            type_url: "runtime.v1.PodSandboxConfig".to_owned(),
+            value: pod_config(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut nobody = create.clone();
+    nobody.sandbox_id = "other".to_owned();
+    assert!(sandbox.create_sandbox(limit(), &nobody).await.is_err());
+    sandbox.create_sandbox(limit(), &create).await.unwrap();
+    let again = sandbox.create_sandbox(limit(), &create).await.unwrap_err();
+    assert!(again.to_string().contains("exists"), "{again}");
+    let start = StartSandboxRequest {
+        sandbox_id: id.clone(),
+        ..Default::default()
+    };
+    assert!(sandbox.start_sandbox(limit(), &start).await.unwrap().pid > 0);
+    let ping = PingRequest {
+        sandbox_id: id.clone(),
+        ..Default::default()
+    };
+    sandbox.ping_sandbox(limit(), &ping).await.unwrap();
+
+    // A container in it, by the Task API of the same connection.
+    let app = format!("member-{}", std::process::id());
+    let annotations = json!({
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": id,
+        "io.kubernetes.cri.container-name": "app",
+    });
+    let member = dir.join(&app);
+    std::fs::create_dir(&member).unwrap();
+    let own = spec(&dir.join("root"), "hostname; sleep 1000", &annotations);
+    std::fs::write(member.join("config.json"), own.to_string()).unwrap();
+    let out = fifo(&member.join("stdout"));
+    let said = first_line(out.clone());
+    let task = TaskClient::new(client);
+    let create = CreateTaskRequest {
+        id: app.clone(),
+        bundle: member.display().to_string(),
+        stdout: out,
+        ..Default::default()
+    };
+    task.create(limit(), &create).await.unwrap();
+    let begin = StartRequest {
+        id: app.clone(),
+        ..Default::default()
+    };
+    task.start(limit(), &begin).await.unwrap();
+    assert_eq!(said.join().unwrap(), "host\n");
+
+    let status = SandboxStatusRequest {
+        sandbox_id: id.clone(),
+        verbose: true,
+        ..Default::default()
+    };
+    let seen = sandbox.sandbox_status(limit(), &status).await.unwrap();
+    assert_eq!(seen.state, "SANDBOX_READY");
+    let info: Value = serde_json::from_str(&seen.info["bulkhead"]).unwrap();
+    assert_eq!(info["kubernetes"]["uid"], "u1");
+    assert_eq!(info["containers"][0]["name"], "app");
+    let metrics = SandboxMetricsRequest {
+        sandbox_id: id.clone(),
+        ..Default::default()
+    };
+    let seen = sandbox.sandbox_metrics(limit(), &metrics).await.unwrap();
+    assert_eq!(seen.metrics.id, id);
+    assert!(!seen.metrics.data.value.is_empty());
+
+    let stop = StopSandboxRequest {
+        sandbox_id: id.clone(),
+        timeout_secs: 10,
+        ..Default::default()
+    };
+    sandbox.stop_sandbox(limit(), &stop).await.unwrap();
+    sandbox.stop_sandbox(limit(), &stop).await.unwrap();
+    let wait = WaitSandboxRequest {
+        sandbox_id: id.clone(),
+        ..Default::default()
+    };
+    let ended = sandbox.wait_sandbox(limit(), &wait).await.unwrap();
+    assert_eq!(ended.exit_status, 128 + 15);
+    let seen = sandbox.sandbox_status(limit(), &status).await.unwrap();
+    assert_eq!(seen.state, "SANDBOX_NOTREADY");
+    assert!(sandbox.ping_sandbox(limit(), &ping).await.is_err());
+    let shutdown = ShutdownSandboxRequest {
+        sandbox_id: id.clone(),
+        ..Default::default()
+    };
+    let _ = sandbox.shutdown_sandbox(limit(), &shutdown).await;
+    gone(&address).await;
+}
