@@ -149,24 +149,7 @@ async fn list(
         "" => Api::all_with(client.clone(), &resource),
         namespace => Api::namespaced_with(client.clone(), namespace, &resource),
     };
-    let listed = match api.list(&ListParams::default().limit(OBJECTS)).await {
-        Ok(listed) => listed,
-        Err(error) => {
-            let error = text::plain(&error.to_string());
-            bundle.left_out.push(format!("{file}: {error}"));
-            return;
-        }
-    };
-    if listed
-        .metadata
-        .continue_
-        .is_some_and(|more| !more.is_empty())
-    {
-        bundle
-            .left_out
-            .push(format!("{file}: more than {OBJECTS} objects"));
-    }
-    for object in listed.items {
+    for object in first(&api, file, bundle).await.unwrap_or_default() {
         let Ok(mut value) = serde_json::to_value(&object) else {
             continue;
         };
@@ -180,26 +163,34 @@ async fn list(
     }
 }
 
-/// Of nodes, what has to do with the runtime, and no identity.
-async fn nodes(client: &Client, bundle: &mut Bundle) {
-    let api: Api<Node> = Api::all(client.clone());
+/// The first objects of a kind; what could not be had is noted.
+async fn first<T>(api: &Api<T>, file: &str, bundle: &mut Bundle) -> Option<Vec<T>>
+where
+    T: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
     let listed = match api.list(&ListParams::default().limit(OBJECTS)).await {
         Ok(listed) => listed,
         Err(error) => {
             let error = text::plain(&error.to_string());
-            bundle.left_out.push(format!("nodes.json: {error}"));
-            return;
+            bundle.left_out.push(format!("{file}: {error}"));
+            return None;
         }
     };
-    if listed
-        .metadata
-        .continue_
-        .is_some_and(|more| !more.is_empty())
-    {
+    let more = listed.metadata.continue_;
+    if more.is_some_and(|more| !more.is_empty()) {
         bundle
             .left_out
-            .push(format!("nodes.json: more than {OBJECTS} objects"));
+            .push(format!("{file}: more than {OBJECTS} objects"));
     }
+    Some(listed.items)
+}
+
+/// Of nodes, what has to do with the runtime, and no identity.
+async fn nodes(client: &Client, bundle: &mut Bundle) {
+    let api: Api<Node> = Api::all(client.clone());
+    let Some(listed) = first(&api, "nodes.json", bundle).await else {
+        return;
+    };
     bundle.left_out.push(
         "nodes.json: addresses, identities, images, and labels and annotations of others".into(),
     );
@@ -228,7 +219,7 @@ async fn nodes(client: &Client, bundle: &mut Bundle) {
             "architecture": info.architecture,
         })
     };
-    let mut nodes = json!(listed.items.iter().map(node).collect::<Vec<_>>());
+    let mut nodes = json!(listed.iter().map(node).collect::<Vec<_>>());
     redact(&mut nodes);
     bundle.add("nodes.json", &nodes);
 }
