@@ -1,6 +1,7 @@
 //! `start`: prints the address of the pod's process, and starts that process
 //! when the pod is new.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -108,7 +109,7 @@ fn spawn(args: &Args, listener: UnixListener) -> std::io::Result<()> {
         .args(["serve", &number.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log());
+        .stderr(log().map_or_else(Stdio::null, Stdio::from));
     let guard = jail.apply(&mut command);
     let spawned = command.spawn();
     drop(guard);
@@ -117,14 +118,10 @@ fn spawn(args: &Args, listener: UnixListener) -> std::io::Result<()> {
 
 /// containerd's pipe for this shim's log, `log` in the bundle. Opened for
 /// both: containerd may go and come back.
-fn log() -> Stdio {
+pub(crate) fn log() -> Option<File> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::open("log", flags, Mode::empty()) {
-        Ok(fd) => {
-            // Blocking again for the writer; only the opening must not wait.
-            let _ = rustix::fs::fcntl_setfl(&fd, OFlags::empty());
-            fd.into()
-        }
-        Err(_) => Stdio::null(),
-    }
+    let fd = rustix::fs::open("log", flags, Mode::empty()).ok()?;
+    // Blocking again for the writer; only the opening must not wait.
+    let _ = rustix::fs::fcntl_setfl(&fd, OFlags::empty());
+    Some(fd.into())
 }

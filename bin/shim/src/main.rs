@@ -29,6 +29,7 @@ mod stdio;
 mod task;
 
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use args::{Action, Args};
 use bulkhead_provision::share;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    init_logging(args.debug);
+    init_logging(&args);
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -69,13 +70,22 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// To standard error, which containerd connects to its own log.
-fn init_logging(debug: bool) {
+/// To standard error, which containerd connects to its own log; but not that of
+/// `start`, which it reads as part of the answer.
+fn init_logging(args: &Args) {
     use tracing_subscriber::EnvFilter;
-    let level = if debug { "debug" } else { "info" };
+    use tracing_subscriber::fmt::writer::BoxMakeWriter;
+    let level = if args.debug { "debug" } else { "info" };
+    let writer = match args.action {
+        Action::Start => begin::log().map_or_else(
+            || BoxMakeWriter::new(std::io::sink),
+            |log| BoxMakeWriter::new(Mutex::new(log)),
+        ),
+        _ => BoxMakeWriter::new(std::io::stderr),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(false)
         .with_target(false)
         .init();

@@ -62,7 +62,8 @@ pub(crate) struct Pod {
     stop: Notify,
     /// The life of the machine is over and told.
     over: watch::Sender<bool>,
-    shutdown: Notify,
+    /// containerd's last word, and whether it is in a hurry.
+    shutdown: watch::Sender<Option<Haste>>,
     /// The pod itself was deleted.
     deleted: watch::Sender<bool>,
     /// Containers that are being made.
@@ -101,6 +102,14 @@ struct State {
     names: u64,
 }
 
+/// How soon this process has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// When all answers were taken.
+    None,
+    Now,
+}
+
 /// What containerd says of a new container.
 struct Request {
     id: String,
@@ -123,7 +132,7 @@ impl Pod {
             boot: watch::Sender::new(None),
             stop: Notify::new(),
             over: watch::Sender::new(false),
-            shutdown: Notify::new(),
+            shutdown: watch::Sender::new(None),
             deleted: watch::Sender::new(false),
             creating: watch::Sender::default(),
             state: Mutex::default(),
@@ -150,8 +159,11 @@ impl Pod {
     }
 
     /// Answers when containerd wants this process to end.
-    pub(crate) async fn until_shutdown(&self) {
-        self.shutdown.notified().await;
+    pub(crate) async fn until_shutdown(&self) -> Haste {
+        let mut shutdown = self.shutdown.subscribe();
+        let said = shutdown.wait_for(Option::is_some).await;
+        // The sender lives as long as `self`.
+        said.ok().and_then(|said| *said).unwrap_or(Haste::Now)
     }
 
     /// Ends the machine and delivers the last events.
@@ -177,9 +189,12 @@ impl Pod {
 
     /// containerd's Shutdown: refused by silence while containers are left.
     pub(crate) fn shut_down(&self, now: bool) {
-        if now || self.lock().containers.is_empty() {
-            self.shutdown.notify_one();
-        }
+        let haste = match now {
+            true => Haste::Now,
+            false if self.lock().containers.is_empty() => Haste::None,
+            false => return,
+        };
+        self.shutdown.send_replace(Some(haste));
     }
 
     /// Makes a container, or the pod itself. Answers a process id of the host.

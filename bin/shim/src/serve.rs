@@ -2,11 +2,13 @@
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use containerd_shim_protos::shim_async::{Task, create_task};
 use futures::stream;
 use tokio::net::UnixListener as AsyncListener;
+use tokio::time::timeout;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
@@ -14,7 +16,7 @@ use crate::args::Args;
 use crate::connections::Connections;
 use crate::events::Publisher;
 use crate::place::Place;
-use crate::pod::Pod;
+use crate::pod::{Haste, Pod};
 use crate::sandbox::SandboxApi;
 use crate::task::TaskApi;
 
@@ -24,6 +26,9 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 
 /// Connections that may wait: one for each container, when containerd comes back.
 const BACKLOG: i32 = 1024;
+
+/// How long the connections may stay open then.
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// Why a pod's process could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +91,13 @@ async fn serve(args: &Args, listener: UnixListener) -> Result<(), Error> {
         connections.none().await;
     };
     tokio::select! {
-        () = pod.until_shutdown() => {}
+        haste = pod.until_shutdown() => {
+            // Its other tasks may still wait for the answer to their deletion;
+            // it closes the connection of each when it has it.
+            if haste == Haste::None {
+                let _ = timeout(LEAVE, connections.none()).await;
+            }
+        }
         () = forgotten => {}
     }
     // Answers and events that are under way leave first.

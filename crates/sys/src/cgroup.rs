@@ -201,6 +201,8 @@ fn living(dir: &Path) -> io::Result<Option<(Pid, OwnedFd)>> {
     let list = match std::fs::read_to_string(dir.join("cgroup.procs")) {
         Ok(list) => list,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Removed by somebody else between opening and reading.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => return Ok(None),
         Err(error) => return Err(error),
     };
     let numbers = list.lines().filter_map(|line| line.parse().ok());

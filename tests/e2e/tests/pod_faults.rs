@@ -56,7 +56,7 @@ async fn a_dead_monitor_fails_its_containers_and_the_log_says_why() {
         log.contains("virtual machine ended") && log.contains("signal 9"),
         "{log}"
     );
-    assert!(!pod.is_ready().await);
+    pod.ended().await;
     assert_eq!(bystander.exec("echo well").await.out, "well");
     pod.remove().await.unwrap();
     other.remove().await.unwrap();
@@ -107,7 +107,7 @@ async fn a_shim_that_is_told_to_clean_up_ends_what_lives() {
     assert_eq!(kept.exec("echo well").await.out, "well");
     node.clean_up(&pod.id);
     assert!(node.shims().is_empty() && node.monitors().is_empty());
-    assert!(!pod.is_ready().await);
+    pod.ended().await;
     pod.remove().await.unwrap();
 }
 

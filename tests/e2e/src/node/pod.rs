@@ -133,6 +133,16 @@ impl Pod<'_> {
         status.state() == PodSandboxState::SandboxReady
     }
 
+    /// Waits until containerd knows that it has ended, as the kubelet does: by
+    /// asking. It hears of a pod and of its containers one by one.
+    pub async fn ended(&self) {
+        let deadline = Instant::now() + END;
+        while self.is_ready().await {
+            assert!(Instant::now() < deadline, "the pod does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Stops and removes it with everything in it.
     ///
     /// # Errors
