@@ -15,7 +15,7 @@ mod node;
 mod software;
 
 pub use k8s_cri::v1 as cri;
-pub use node::{Container, Executed, Forwarded, Node, Pod, in_machine, remove_cgroup};
+pub use node::{Container, Executed, Forwarded, Node, PODS, Pod, in_machine, remove_cgroup};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

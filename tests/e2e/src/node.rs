@@ -57,6 +57,9 @@ fn handler() -> String {
     std::env::var("BULKHEAD_E2E_HANDLER").unwrap_or_else(|_| "kata".to_owned())
 }
 
+/// Where pods have their directories.
+pub const PODS: &str = "/run/bulkhead/pods";
+
 /// Do pods run in machines? What only a machine has is not expected of runc.
 #[must_use]
 pub fn in_machine() -> bool {
@@ -281,7 +284,7 @@ impl Node {
             .chain(self.shims())
             .map(|pid| format!("process {pid}"))
             .collect();
-        left.extend(names(Path::new("/run/bulkhead/pods")));
+        left.extend(names(Path::new(PODS)));
         left.extend(names(
             &self.path().join("state/io.containerd.grpc.v1.cri/netns"),
         ));

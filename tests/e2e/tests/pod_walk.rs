@@ -100,7 +100,15 @@ async fn whatever_is_killed_whenever_nothing_is_left() {
         if let Err(error) = removed(&node).await {
             panic!("{victim} killed after {delay:?}: {error}");
         }
-        let left = left_after(&node, CLEANED).await;
+        let mut left = left_after(&node, CLEANED).await;
+        if left.iter().all(|path| path.starts_with(bulkhead_e2e::PODS)) && !left.is_empty() {
+            // Of a shim that died before containerd had connected to it, which
+            // has nobody clean up then: the next pod does.
+            if let Err(error) = life(&node, &format!("after{number}")).await {
+                panic!("{victim} killed after {delay:?}, the next pod: {error}");
+            }
+            left = left_after(&node, CLEANED).await;
+        }
         assert!(left.is_empty(), "{victim} killed after {delay:?}: {left:?}");
     }
     // A walk that hit nobody has shown nothing.
