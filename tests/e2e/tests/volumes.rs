@@ -248,14 +248,24 @@ fn what_only_root_may_do_is_told_with_the_way_out() {
 
 const NOBODY: u32 = 65534;
 
-/// Runs a command as an ordinary user.
+/// Runs a command as an ordinary user, with the guests that root has built; the
+/// program is where everybody may read, wherever it was built.
 fn without_root(command: &Command) -> bulkhead_e2e::Answer {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("bulkhead");
+    std::fs::copy(command.get_program(), &program).unwrap();
+    let guests = std::env::var_os("BULKHEAD_GUEST_CACHE");
     let mut unprivileged = Command::new("setpriv");
     let environment = command.get_envs();
     unprivileged
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(command.get_program())
+        .arg(program)
         .args(command.get_args())
+        .env(
+            "BULKHEAD_GUEST_CACHE",
+            guests.unwrap_or_else(|| "/var/cache/bulkhead/guest".into()),
+        )
         .envs(environment.filter_map(|(key, value)| Some((key, value?))));
     let output = unprivileged.output();
     output
