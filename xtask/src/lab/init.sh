@@ -36,5 +36,8 @@ b ip link set lo up
 b hostname lab
 # From the initramfs: it is nowhere on the host.
 b cp /command /root/tmp/lab-command
-b chroot /root /bin/sh /tmp/lab-command
+# As an initramfs does on a real host: whoever enters the mount namespace anew
+# is to land here. This shell's own root stays what it was.
+b mount --move . / || end 125
+b chroot . /bin/sh /tmp/lab-command
 end $?
