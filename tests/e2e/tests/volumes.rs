@@ -251,10 +251,11 @@ const NOBODY: u32 = 65534;
 /// Runs a command as an ordinary user, with the guests that root has built; the
 /// program is where everybody may read, wherever it was built.
 fn without_root(command: &Command) -> bulkhead_e2e::Answer {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755))
+        .expect("it is this test's own");
     let program = dir.path().join("bulkhead");
-    std::fs::copy(command.get_program(), &program).unwrap();
+    std::fs::copy(command.get_program(), &program).expect("the program can be copied");
     let guests = std::env::var_os("BULKHEAD_GUEST_CACHE");
     let mut unprivileged = Command::new("setpriv");
     let environment = command.get_envs();
