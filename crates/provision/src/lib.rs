@@ -14,6 +14,7 @@
 mod error;
 pub mod guest;
 pub mod helper;
+mod kept;
 pub mod monitor;
 pub mod network;
 pub mod seccomp;

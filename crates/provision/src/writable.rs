@@ -1,5 +1,8 @@
 //! The disk a sandbox writes on.
 
+mod sparse;
+
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,23 +11,58 @@ use bulkhead_sys::jail::Jail;
 use rustix::fs::{Mode, OFlags};
 
 use crate::Error;
+use crate::kept::Kept;
 
 /// Makes a sparse file of `bytes` with an empty ext4 at `path`, which must not
-/// exist. No journal: what is in it ends with the sandbox.
+/// exist. No journal: what is in it ends with the sandbox. An empty one of the
+/// same size is copied where this user has made one since the host booted;
+/// they share its UUID, which no two of them can meet over.
 ///
 /// # Errors
 /// [`Error::Writable`], [`Error::Formatter`], [`Error::Format`]; the file may
 /// be there then.
 pub fn make(path: &Path, bytes: u64) -> Result<OwnedFd, Error> {
+    make_with(Kept::open("disks").as_ref(), path, bytes)
+}
+
+fn make_with(kept: Option<&Kept>, path: &Path, bytes: u64) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let open = || -> std::io::Result<OwnedFd> {
+    let open = || -> io::Result<OwnedFd> {
         let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?;
         rustix::fs::ftruncate(&fd, bytes)?;
         Ok(fd)
     };
     let fd = open().map_err(Error::Writable)?;
+    // The name changes with what `format` makes.
+    let name = format!("ext4-1-{bytes}");
+    if let Some(empty) = kept.and_then(|kept| kept.get(&name)) {
+        if fill(&fd, &empty, bytes).map_err(Error::Writable)? {
+            return Ok(fd);
+        }
+    }
     format(&fd)?;
+    if let Some(kept) = kept {
+        kept.put(&name, |copy| {
+            rustix::fs::ftruncate(copy, bytes)?;
+            sparse::copy(fd.as_fd(), copy, bytes)
+        });
+    }
     Ok(fd)
+}
+
+/// Copies an empty disk into `disk`, a hole of `bytes`. False when it is not what
+/// was kept; `disk` is a hole then.
+fn fill(disk: &OwnedFd, empty: &OwnedFd, bytes: u64) -> io::Result<bool> {
+    if rustix::fs::fstat(empty)?.st_size.cast_unsigned() != bytes {
+        return Ok(false);
+    }
+    let Err(error) = sparse::copy(empty.as_fd(), disk.as_fd(), bytes) else {
+        return Ok(true);
+    };
+    tracing::debug!(%error, bytes, "an empty disk could not be copied");
+    rustix::fs::ftruncate(disk, 0)?;
+    rustix::fs::ftruncate(disk, bytes)?;
+    Ok(false)
 }
 
 fn format(fd: &OwnedFd) -> Result<(), Error> {
@@ -48,3 +86,6 @@ fn format(fd: &OwnedFd) -> Result<(), Error> {
     let text = String::from_utf8_lossy(&output.stderr);
     Err(Error::Format(text.trim().replace('\n', "; ")))
 }
+
+#[cfg(test)]
+mod tests;

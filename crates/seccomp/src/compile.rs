@@ -4,10 +4,13 @@ use std::io::{Read, Seek};
 
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+    ScmpVersion,
 };
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
+
+use sha2::{Digest, Sha256};
 
 use crate::Error;
 
@@ -46,6 +49,19 @@ pub fn compile(filter: &LinuxSeccomp) -> Result<Vec<u8>, Error> {
         add(&mut context, rule, default)?;
     }
     export(&context)
+}
+
+/// What tells a filter's program from all others: hexadecimal digits that are the
+/// same for the same filter and version of libseccomp.
+///
+/// # Errors
+/// [`Error::Compile`] when the library does not say its version.
+pub fn fingerprint(filter: &LinuxSeccomp) -> Result<String, Error> {
+    let version = ScmpVersion::current().map_err(Error::Compile)?;
+    let mut hash = Sha256::new();
+    hash.update(format!("{version:?}\n"));
+    hash.update(serde_json::to_vec(filter).map_err(Error::Malformed)?);
+    Ok(hex::encode(hash.finalize()))
 }
 
 /// libseccomp before 2.6 writes programs to descriptors only.
@@ -153,6 +169,8 @@ fn comparison(argument: &LinuxSeccompArg) -> Result<ScmpArgCompare, Error> {
 
 #[cfg(test)]
 mod tests {
+    use oci_spec::runtime::Capability;
+
     use super::*;
     use crate::Profile;
 
@@ -169,6 +187,17 @@ mod tests {
             "{}",
             program.len() / 8
         );
+    }
+
+    #[test]
+    fn filters_are_told_apart() {
+        let of = |capabilities: &[Capability]| {
+            let profile = Profile::parse(crate::DEFAULT_PROFILE).unwrap();
+            let filter = profile.resolve(capabilities).unwrap();
+            fingerprint(&filter).unwrap()
+        };
+        assert_eq!(of(&[]), of(&[]));
+        assert_ne!(of(&[]), of(&[Capability::SysAdmin]));
     }
 
     #[test]

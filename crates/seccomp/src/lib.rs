@@ -11,7 +11,7 @@
 mod compile;
 mod profile;
 
-pub use compile::compile;
+pub use compile::{compile, fingerprint};
 pub use profile::Profile;
 
 /// containers-common's default profile, JSON.
