@@ -3,7 +3,6 @@
 //! The one program of the runtime. People see the commands; the same binary
 //! is, under a name nobody types, the supervisor behind each container.
 
-mod backend;
 mod cli;
 mod client;
 mod commands;

@@ -85,6 +85,8 @@ pub enum Request {
         /// Number of the request that attached.
         attached: u64,
     },
+    /// Asks why the guest is emulated; answered as soon as the host was probed.
+    Emulated,
     /// Lets the container's command run; only its creator may say so.
     Start,
     /// Runs a further process. A second answer comes when it has ended.
@@ -151,6 +153,9 @@ pub enum Answer {
         /// What is to be said of it.
         reason: Option<String>,
     },
+    /// Why the guest is emulated; none: it runs on the processor, or did not get
+    /// that far.
+    Emulated(Option<String>),
     /// What the container uses.
     Stats(Box<StatsLine>),
     /// Pids in the guest.

@@ -44,6 +44,38 @@ fn exit_codes_are_podmans() {
 }
 
 #[test]
+fn emulation_is_said_aloud_unless_it_was_asked_for() {
+    let host = Host::new();
+    let image = image();
+    let warning = |accelerator: &str| {
+        let words = ["run", "--detach", "--network", "none", &image, "true"];
+        let mut command = host.command(&words);
+        command.env("BULKHEAD_ACCEL", accelerator);
+        let answer: bulkhead_e2e::Answer = command.output().unwrap().into();
+        assert_eq!(answer.code, 0, "{answer:?}");
+        let runs = host.state(&answer.out)["accelerator"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        (runs, answer.err)
+    };
+    let (runs, said) = warning("auto");
+    // This host may have KVM: then there is nothing to be said.
+    match runs.strip_prefix("tcg: ") {
+        Some(reason) => assert!(
+            said.starts_with("warning:") && said.contains(reason),
+            "{said}"
+        ),
+        None => assert_eq!((runs.as_str(), said.as_str()), ("kvm", "")),
+    }
+    let (runs, said) = warning("tcg");
+    assert!(
+        runs.starts_with("tcg: ") && said.is_empty(),
+        "{runs}: {said}"
+    );
+}
+
+#[test]
 fn users_and_groups_are_looked_up_in_the_image() {
     let host = Host::new();
     let id = |user: &str| {

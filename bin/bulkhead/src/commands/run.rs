@@ -10,14 +10,13 @@ use std::time::Instant;
 use bulkhead_sys::jail::Jail;
 
 use super::{hidden, image, signal};
-use crate::backend;
 use crate::cli::{KernelChoice, LogDriver, PullPolicy, RunOptions};
 use crate::client::{Client, Wanted, terminal_size};
 use crate::report::{CommandError, Outcome};
 use crate::spec::{self, Resolved};
 use crate::state::record::{FORMAT, RootfsSource, VolumeRecord, now};
 use crate::state::{ContainerDir, Record, Root, id};
-use bulkhead_control::{Request, Socket};
+use bulkhead_control::{Answer, Request, Socket};
 
 /// Guest memory beside the container's limit: kernel, agent, page tables.
 const GUEST_OVERHEAD: u64 = 64 << 20;
@@ -48,7 +47,6 @@ pub(super) fn run(root: &Root, mut options: RunOptions) -> Outcome {
     for port in &options.publish {
         crate::supervisor::ports::parse(port).map_err(CommandError::new)?;
     }
-    backend::warn_if_emulated(&record)?;
     let dir = root.create(&record)?;
     if let Some(path) = &options.cidfile {
         write_cidfile(path, &record.id).inspect_err(|_| {
@@ -89,7 +87,7 @@ fn foreground(
             &[],
         )?;
     }
-    client.ask(Request::Start)?;
+    start(client, record)?;
     if options.timings {
         print_timings(dir);
     }
@@ -102,12 +100,27 @@ fn background(
     dir: &ContainerDir,
     options: &RunOptions,
 ) -> Outcome {
-    client.ask(Request::Start)?;
+    start(client, record)?;
     if options.timings {
         print_timings(dir);
     }
     println!("{}", record.id);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets the command run. Emulation is never silent: it is slow, and no boundary
+/// to rely on.
+fn start(client: &Client, record: &Record) -> Result<(), CommandError> {
+    if record.accel != "tcg" {
+        if let Answer::Emulated(Some(reason)) = client.ask(Request::Emulated)? {
+            eprintln!(
+                "{} this host has no usable KVM, so the guest is emulated: many times slower, \
+                 and no security boundary\n  {reason}\n  (say --accel tcg to leave this out)",
+                crate::style::warning("warning:")
+            );
+        }
+    }
+    client.ask(Request::Start).map(drop)
 }
 
 fn rootfs(

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) record: Record,
     pub(super) root: std::path::PathBuf,
     pub(super) hub: Arc<Hub>,
+    /// Why the guest is emulated, if it is, once that is known.
+    pub(super) emulated: watch::Sender<Option<Option<String>>>,
     /// The sandbox once it runs.
     pub(super) running: watch::Sender<Option<Running>>,
     /// The creator said that the command may run.
@@ -98,6 +100,7 @@ pub(super) async fn run(
         record,
         root: root.path().to_owned(),
         hub: Arc::default(),
+        emulated: watch::Sender::new(None),
         running: watch::Sender::new(None),
         go: Notify::new(),
         abandoned: Notify::new(),
@@ -196,7 +199,11 @@ async fn bring_up(
     dir: &ContainerDir,
 ) -> Result<(Running, HostStdio, boot::Resources), Failure> {
     let start = Instant::now();
-    let (monitor, plan) = boot::plan(&shared.record, dir)?;
+    let planned = boot::plan(&shared.record, dir);
+    let reason = |(monitor, _): &(Monitor, _)| monitor.emulated().map(str::to_owned);
+    let emulated = planned.as_ref().ok().and_then(reason);
+    shared.emulated.send_replace(Some(emulated));
+    let (monitor, plan) = planned?;
     let prepared = start.elapsed();
     let boot::Plan {
         sandbox,

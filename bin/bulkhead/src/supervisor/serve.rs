@@ -94,6 +94,7 @@ impl Connection {
                 }
                 Ok(Answer::Done)
             }
+            Request::Emulated => Ok(self.emulated().await),
             Request::Start => self.start().await,
             Request::Exec(spec, streams) => self.exec(call.number, *spec, streams, fds).await,
             Request::Signal {
@@ -197,6 +198,13 @@ impl Connection {
                 reason: Some("the supervisor ended".to_owned()),
             },
         }
+    }
+
+    /// Waits for the probe, or for an end before it.
+    async fn emulated(&self) -> Answer {
+        let mut emulated = self.shared.emulated.subscribe();
+        let known = emulated.wait_for(Option::is_some).await;
+        Answer::Emulated(known.ok().and_then(|known| known.clone().flatten()))
     }
 
     async fn start(&self) -> Result<Answer, Failure> {

@@ -160,6 +160,7 @@ impl Connection {
                 resized.map(|()| Answer::Done).map_err(|e| of_agent(&e))
             }
             Request::Attach(_)
+            | Request::Emulated
             | Request::Start
             | Request::Wait
             | Request::Pause
