@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bulkhead_bundle::{Kind, Room, Size};
+use bulkhead_provision::settle;
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
 use bulkhead_status::Kubernetes;
@@ -328,6 +329,7 @@ impl Pod {
                 ..Default::default()
             }));
         }
+        settle::soon();
         Ok(())
     }
 

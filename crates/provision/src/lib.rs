@@ -9,6 +9,7 @@
 //!   monitor::open ─▶ a hypervisor          share::Server ─▶ device + helper
 //!   guest::open ───▶ kernel, initramfs     network::join ─▶ devices + guest's view
 //!   writable::make ▶ a disk                seccomp::program ▶ BPF
+//!   settle::soon ──▶ memory back
 //! ```
 
 mod error;
@@ -18,6 +19,7 @@ mod kept;
 pub mod monitor;
 pub mod network;
 pub mod seccomp;
+pub mod settle;
 pub mod share;
 pub mod user;
 pub mod writable;

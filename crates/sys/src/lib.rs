@@ -13,7 +13,9 @@ pub mod jail;
 pub mod kvm;
 pub mod mounts;
 pub mod namespaces;
+mod resident;
 pub mod tap;
 
 pub use empty_root::MountNamespace;
 pub use inherited::inherited;
+pub use resident::shed;

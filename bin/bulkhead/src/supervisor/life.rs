@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_provision::helper;
 use bulkhead_provision::monitor::Monitor;
+use bulkhead_provision::{helper, settle};
 use bulkhead_sandbox::{
     AgentError, Container, ContainerConfig, Exit, HostStdio, Sandbox, SandboxConfig, Timing,
 };
@@ -280,6 +280,7 @@ async fn execute(shared: &Arc<Shared>, running: &Running, waited: Duration) -> R
     events::emit(&shared.root, &shared.record, "start", Some(file.get()));
     drop(file);
     shared.started.send_replace(Some(Ok(())));
+    settle::soon();
     Ok(())
 }
 
