@@ -17,6 +17,12 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use crate::manifest::FORMAT;
 use crate::{Error, KernelKind, Manifest, Phase, Progress, Result, Sha256};
 
+/// What root builds for everybody.
+const SYSTEM: &str = "/var/cache/bulkhead/guest";
+
+/// The environment variable that names another.
+const PLACE: &str = "BULKHEAD_GUEST_CACHE";
+
 /// Largest manifest read, bytes.
 const MANIFEST_MAX: u64 = 64 << 10;
 
@@ -62,17 +68,40 @@ impl Cache {
     /// [`Error::NoCachePlace`].
     pub fn default_root() -> Result<PathBuf> {
         let variable = |name| std::env::var_os(name).map(PathBuf::from);
-        if let Some(path) = variable("BULKHEAD_GUEST_CACHE") {
+        if let Some(path) = variable(PLACE) {
             return Ok(path);
         }
         if rustix::process::geteuid().is_root() {
-            return Ok("/var/cache/bulkhead/guest".into());
+            return Ok(SYSTEM.into());
         }
         let home = || variable("HOME").map(|home| home.join(".cache"));
         let cache = variable("XDG_CACHE_HOME")
             .or_else(home)
             .ok_or(Error::NoCachePlace)?;
         Ok(cache.join("bulkhead/guest"))
+    }
+
+    /// Picks a guest to boot where nobody says which cache: from the caller's own
+    /// ([`Cache::default_root`]), and when that has none from the one root builds in.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`], [`Error::NoCachePlace`].
+    pub fn find_default(preference: Preference) -> Result<Guest> {
+        let system = std::env::var_os(PLACE).is_none().then_some(SYSTEM);
+        Self::find_in(Self::default_root(), system.map(Path::new), preference)
+    }
+
+    fn find_in(
+        root: Result<PathBuf>,
+        system: Option<&Path>,
+        preference: Preference,
+    ) -> Result<Guest> {
+        let own = root.and_then(|root| Self::open(&root)?.find(preference));
+        let Some(system) = system.filter(|_| own.is_err()) else {
+            return own;
+        };
+        let root = system.to_owned();
+        Self { root }.find(preference).or(own)
     }
 
     /// A directory of the cache.
@@ -285,6 +314,23 @@ mod tests {
             cache.find(Preference::Auto).unwrap().manifest.kind,
             KernelKind::Tuned
         );
+    }
+
+    #[test]
+    fn a_user_without_guests_boots_those_of_root() {
+        let temp = tempfile::tempdir().unwrap();
+        let (own, system) = (temp.path().join("own"), temp.path().join("system"));
+        let dir = guest(&Cache::open(&system).unwrap(), KernelKind::Tuned);
+        let find = |system| Cache::find_in(Ok(own.clone()), system, Preference::Auto);
+        assert_eq!(find(Some(system.as_path())).unwrap().dir(), dir);
+        // Where a cache was named, nothing else is looked at.
+        let text = find(None).unwrap_err().to_string();
+        assert!(text.contains("bulkhead guest build"), "{text}");
+        let homeless = Cache::find_in(Err(Error::NoCachePlace), Some(&system), Preference::Auto);
+        assert_eq!(homeless.unwrap().dir(), dir);
+
+        let mine = guest(&Cache::open(&own).unwrap(), KernelKind::Distro);
+        assert_eq!(find(Some(system.as_path())).unwrap().dir(), mine);
     }
 
     #[test]

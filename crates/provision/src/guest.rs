@@ -18,6 +18,9 @@ pub fn open(kind: &str, cache: Option<PathBuf>) -> Result<(OwnedFd, OwnedFd), Er
         "distro" => Preference::Only(KernelKind::Distro),
         _ => Preference::Auto,
     };
-    let root = cache.map_or_else(Cache::default_root, Ok)?;
-    Ok(Cache::open(&root)?.find(preference)?.open()?)
+    let found = match cache {
+        Some(root) => Cache::open(&root)?.find(preference)?,
+        None => Cache::find_default(preference)?,
+    };
+    Ok(found.open()?)
 }

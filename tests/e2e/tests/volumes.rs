@@ -248,7 +248,7 @@ fn what_only_root_may_do_is_told_with_the_way_out() {
 
 const NOBODY: u32 = 65534;
 
-/// Runs a command as an ordinary user, with the guests that root has built; the
+/// Runs a command as an ordinary user, who finds the guests that root has built; the
 /// program is where everybody may read, wherever it was built.
 fn without_root(command: &Command) -> bulkhead_e2e::Answer {
     let dir = tempfile::tempdir().expect("a directory can be made");
@@ -256,17 +256,12 @@ fn without_root(command: &Command) -> bulkhead_e2e::Answer {
         .expect("it is this test's own");
     let program = dir.path().join("bulkhead");
     std::fs::copy(command.get_program(), &program).expect("the program can be copied");
-    let guests = std::env::var_os("BULKHEAD_GUEST_CACHE");
     let mut unprivileged = Command::new("setpriv");
     let environment = command.get_envs();
     unprivileged
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(program)
         .args(command.get_args())
-        .env(
-            "BULKHEAD_GUEST_CACHE",
-            guests.unwrap_or_else(|| "/var/cache/bulkhead/guest".into()),
-        )
         .envs(environment.filter_map(|(key, value)| Some((key, value?))));
     let output = unprivileged.output();
     output

@@ -125,10 +125,7 @@ fn cgroups() -> Finding {
 }
 
 fn guest() -> Finding {
-    let found = Cache::default_root()
-        .and_then(|root| Cache::open(&root))
-        .and_then(|cache| cache.find(Preference::Auto));
-    match found {
+    match Cache::find_default(Preference::Auto) {
         Ok(guest) => finding(
             "guest",
             Verdict::Good,

@@ -12,9 +12,7 @@ use crate::report::Outcome;
 pub(super) fn run(format: &FormatOption) -> Outcome {
     let (major, minor) = bulkhead_protocol::VERSION;
     let qemu = monitor::ask().map(|(_, version)| version.to_string());
-    let guest = Cache::default_root()
-        .and_then(|root| Cache::open(&root))
-        .and_then(|cache| cache.find(Preference::Auto));
+    let guest = Cache::find_default(Preference::Auto);
     let host = rustix::system::uname();
     let facts = [
         ("bulkhead", env!("CARGO_PKG_VERSION").to_owned()),
