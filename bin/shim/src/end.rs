@@ -53,7 +53,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
     runtime.block_on(async {
         match place.process() {
             Some(process) => end_pod(&place, &process).await,
-            None => end_container(&args.id).await,
+            None => {
+                end_container(&args.id).await;
+                Ok(())
+            }
         }
     })?;
     place.remove();
@@ -106,10 +109,8 @@ fn has_ended(process: &OwnedFd) -> std::io::Result<bool> {
 
 /// Ends a container of a pod that goes on. This directory is its bundle, in
 /// which `start` wrote where its pod answers.
-async fn end_container(id: &str) -> std::io::Result<()> {
-    let Some(address) = pod_address() else {
-        return Ok(());
-    };
+async fn end_container(id: &str) {
+    let Some(address) = pod_address() else { return };
     let asked = async {
         // A pod that is gone took its containers along.
         let Ok(client) = Client::connect(&address).await else {
@@ -138,7 +139,6 @@ async fn end_container(id: &str) -> std::io::Result<()> {
         let _ = task.delete(limit(), &delete).await;
     };
     let _ = timeout(PATIENCE, asked).await;
-    Ok(())
 }
 
 fn pod_address() -> Option<String> {
