@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 36] = [
+const PACKAGES: [(&str, &str); 37] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),

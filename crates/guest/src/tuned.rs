@@ -1,4 +1,5 @@
-//! The tuned kernel: compiled from Debian's source with the options of `guest/kernel`.
+//! The tuned kernel: compiled from Debian's source with the options and changes of
+//! `guest/kernel`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +15,12 @@ pub(crate) const PACKAGE: &str = "linux-source-6.12";
 /// Lines `make` prints for a whole build, about: for the progress.
 const BUILD_LINES: u64 = 2400;
 
+/// Changes to the source, in order, by file name. Each says why it is needed.
+const PATCHES: [(&str, &str); 1] = [(
+    "virtio-mmio-rings.patch",
+    include_str!("../../../guest/kernel/patches/virtio-mmio-rings.patch"),
+)];
+
 /// The options asked for.
 pub(crate) fn options() -> Result<Options> {
     let mut all = Options::new();
@@ -23,9 +30,12 @@ pub(crate) fn options() -> Result<Options> {
     Ok(all)
 }
 
-/// Digest of the options.
+/// Digest of the options and changes.
 pub(crate) fn options_digest() -> Result<Sha256> {
-    Ok(Sha256::of(kconfig::render(&options()?).as_bytes()))
+    let options = kconfig::render(&options()?);
+    let mut inputs = vec![("options", options.as_bytes())];
+    inputs.extend(PATCHES.map(|(name, text)| (name, text.as_bytes())));
+    Ok(Sha256::of_inputs(&inputs))
 }
 
 /// Compiles the kernel in `dir`; gives the image.
@@ -49,6 +59,7 @@ pub(crate) fn compile(
         .arg(&source);
     unpack.arg("--file").arg(&archive);
     run(&mut unpack, "tar", log, &mut |_| {})?;
+    change(&source, dir, log)?;
     progress.update(Phase::Configure, 0, 0);
     configure(&source, dir, log)?;
     let mut done = 0;
@@ -59,6 +70,18 @@ pub(crate) fn compile(
         progress.update(Phase::Compile, done, BUILD_LINES.max(done));
     })?;
     strip(dir, log)
+}
+
+fn change(source: &Path, dir: &Path, log: &Path) -> Result<()> {
+    for (name, text) in PATCHES {
+        let file = dir.join(name);
+        std::fs::write(&file, text).map_err(Error::file("write", &file))?;
+        let mut patch = Command::new("patch");
+        patch.args(["--strip=1", "--batch", "--fuzz=0", "--directory"]);
+        patch.arg(source).arg("--input").arg(&file);
+        run(&mut patch, "patch", log, &mut |_| {})?;
+    }
+    Ok(())
 }
 
 /// The build depends on the source and the options alone: no time, no user, no directory.

@@ -180,6 +180,9 @@ impl Machine {
             "random.trust_cpu=on",
             // The driver makes an interface nobody asked for.
             "dummy.numdummies=0",
+            // Blocks of per-CPU memory of the size they need: in blocks of 2 MiB,
+            // the accounts of the second alone are 4.
+            "percpu_alloc=page",
         ]
         .map(str::to_owned)
         .to_vec();
