@@ -14,6 +14,7 @@ const PACKAGES: [(&str, &str); 37] = [
     ("flex", "builds the guest kernel"),
     ("bison", "builds the guest kernel"),
     ("bc", "builds the guest kernel"),
+    ("patch", "adapts the guest kernel"),
     ("libelf-dev", "builds the guest kernel"),
     ("libssl-dev", "builds the guest kernel"),
     ("xz-utils", "unpacks the kernel source"),
@@ -51,12 +52,28 @@ const PACKAGES: [(&str, &str); 37] = [
     ("fdisk", "checks our partition tables"),
 ];
 
+/// Runtimes that are measured beside ours.
+const PEERS: [(&str, &str); 3] = [
+    ("runc", "measured: containers of the host's kernel"),
+    ("crun", "measured: the same, in C"),
+    ("runsc", "measured: gVisor"),
+];
+
 /// Packages that cannot be installed beside another maker's of the same program.
 const ELSEWHERE: [(&str, &str); 1] = [("kubernetes-client", "kubectl")];
 
 /// Installs what is missing, asking first unless told not to.
 pub(crate) fn install(yes: bool) -> Outcome {
-    let missing: Vec<_> = PACKAGES
+    install_of(&PACKAGES, yes)
+}
+
+/// The same, for what a measurement compares with.
+pub(crate) fn install_peers(yes: bool) -> Outcome {
+    install_of(&PEERS, yes)
+}
+
+fn install_of(packages: &[(&str, &str)], yes: bool) -> Outcome {
+    let missing: Vec<_> = packages
         .iter()
         .filter(|(name, _)| !installed(name) && !had_otherwise(name))
         .collect();

@@ -40,6 +40,27 @@ pub(super) fn of(pid: u64, guest_memory: u64) -> Outcome<Process> {
     Ok(sum)
 }
 
+/// What a guest of `size` has in use, as its /proc/meminfo and /proc/zoneinfo say
+/// it: all that is neither free, also in the lists of a processor, nor cache that
+/// can be dropped. Kibibytes, like everything here.
+pub(super) fn in_use(size: u64, meminfo: &str, zoneinfo: &str) -> u64 {
+    let field = |name: &str| -> u64 {
+        let line = meminfo.lines().find(|line| line.starts_with(name));
+        let word = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        word.unwrap_or(0)
+    };
+    let lists = zoneinfo.lines().filter_map(|line| {
+        line.trim()
+            .strip_prefix("count:")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
+    let free = field("MemFree:") + 4 * lists.sum::<u64>();
+    let droppable = field("Cached:").saturating_sub(field("Shmem:")) + field("Buffers:");
+    size.saturating_sub(free).saturating_sub(droppable)
+}
+
 /// Bytes of a range of addresses.
 fn size(range: &str) -> Option<u64> {
     let (start, end) = range.split_once('-')?;
@@ -50,6 +71,14 @@ fn size(range: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_free_is_not_in_use() {
+        let meminfo = "MemTotal: 900 kB\nMemFree: 500 kB\nBuffers: 10 kB\nCached: 60 kB\n\
+                       Shmem: 20 kB\n";
+        let zoneinfo = "  pagesets\n    cpu: 0\n              count: 5\n              high:  9\n";
+        assert_eq!(in_use(1000, meminfo, zoneinfo), 1000 - 500 - 20 - 40 - 10);
+    }
 
     #[test]
     fn this_process_has_memory_of_its_own() {

@@ -23,6 +23,9 @@ use crate::{Kernel, guest, lab, prerequisites};
 /// Memory of a machine nobody asked more for, bytes.
 const GUEST_MEMORY: u64 = 512 << 20;
 
+/// After a start, until memory is looked at.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// Bytes through standard output.
 const OUTPUT: u64 = 256 << 20;
 
@@ -58,6 +61,7 @@ pub(crate) fn run(yes: bool, options: Options) -> Outcome {
 /// Builds what is measured.
 fn prepare(yes: bool) -> Outcome {
     prerequisites::install(yes)?;
+    prerequisites::install_peers(yes)?;
     run::command(run::cargo().args(["build", "--release"]))?;
     guest::build(Kernel::Tuned)?;
     image(&directory()?).map(drop)
@@ -166,20 +170,18 @@ impl Idle {
     }
 
     fn memory(&self, root: &Path) -> Outcome<Value> {
+        let read = |path| ask(root, &["exec", &self.id, "cat", path]);
+        let (meminfo, zoneinfo) = (read("/proc/meminfo")?, read("/proc/zoneinfo")?);
+        // An idle container is one whose start is over.
+        std::thread::sleep(SETTLED);
         let supervisor = memory::of(self.supervisor, GUEST_MEMORY)?;
         let vmm = memory::of(self.vmm, GUEST_MEMORY)?;
-        let text = ask(root, &["exec", &self.id, "cat", "/proc/meminfo"])?;
-        let field = |name: &str| -> Option<u64> {
-            let line = text.lines().find(|line| line.starts_with(name))?;
-            line.split_whitespace().nth(1)?.parse().ok()
-        };
-        let available = field("MemAvailable:").unwrap_or(0);
         Ok(json!({
             "supervisor_pss_kib": supervisor.pss,
             "supervisor_private_kib": supervisor.private,
             "vmm_private_kib": vmm.private,
             "guest_touched_kib": vmm.guest,
-            "guest_used_kib": (GUEST_MEMORY >> 10).saturating_sub(available),
+            "guest_in_use_kib": memory::in_use(GUEST_MEMORY >> 10, &meminfo, &zoneinfo),
         }))
     }
 

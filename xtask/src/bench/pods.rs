@@ -10,8 +10,8 @@ use crate::run::{self, Outcome};
 pub(super) const HANDLERS: [(&str, &str); 2] =
     [("kata", "pods of bulkhead"), ("runc", "pods of runc")];
 
-/// Pods that stand by when memory is read.
-const STANDING: &str = "10";
+/// Pods that stand by when memory is read and further ones are started.
+const STANDING: &str = "30";
 
 /// Measures the pods of a handler: what `pods-bench` prints.
 pub(super) fn measure(handler: &str, rounds: u32) -> Outcome<Value> {

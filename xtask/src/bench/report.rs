@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::run::{self, Outcome};
 
 /// What each interval is, for whoever reads the figures.
-const INTERVALS: [(&str, &str); 6] = [
+const INTERVALS: [(&str, &str); 8] = [
     (
         "start",
         "from starting the command (bare boot: the monitor) to the first byte the workload wrote; \
@@ -27,6 +27,14 @@ const INTERVALS: [(&str, &str); 6] = [
     (
         "pod start, 4 at once",
         "the same of each of four started at the same moment",
+    ),
+    (
+        "pod start, 10 at once",
+        "the same of each of ten started at the same moment",
+    ),
+    (
+        "pod start, 30 there",
+        "the same beside thirty pods that do nothing",
     ),
     ("pod exec", "ExecSync of `true`"),
     (
@@ -67,6 +75,9 @@ impl Report {
                 "memory": memory.lines().next(),
                 "host_kernel": first_line("uname", &["-r"]),
                 "qemu": first_line("qemu-system-x86_64", &["--version"]),
+                "runc": first_line("runc", &["--version"]),
+                "crun": first_line("crun", &["--version"]),
+                "runsc": first_line("runsc", &["--version"]),
                 "accelerator": std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "auto".into()),
                 "commit": first_line("git", &["describe", "--always", "--dirty"]),
                 "load": std::fs::read_to_string("/proc/loadavg").ok(),
@@ -88,6 +99,8 @@ impl Report {
         for (key, what) in [
             ("start_ms", "pod start"),
             ("start_of_4_at_once_ms", "pod start, 4 at once"),
+            ("start_of_10_at_once_ms", "pod start, 10 at once"),
+            ("start_beside_standing_ms", "pod start, 30 there"),
             ("exec_ms", "pod exec"),
             ("stop_and_remove_ms", "pod removal"),
         ] {

@@ -10,9 +10,6 @@ use bulkhead_e2e::{Node, Pod};
 use rustix::fs::inotify;
 use serde_json::json;
 
-/// Pods started at once.
-const AT_ONCE: usize = 4;
-
 /// Commands executed in a row.
 const EXECS: usize = 20;
 
@@ -32,23 +29,28 @@ async fn main() {
         execs.extend(exec(&pod, &format!("exec{round}")).await);
         removals.push(millis(remove(pod).await));
     }
-    let at_once = at_once(&node, rounds).await;
+    let four = at_once(&node, rounds.div_ceil(2), 4).await;
+    let ten = at_once(&node, rounds.div_ceil(4), 10).await;
     let before = available();
     let mut pods = Vec::new();
-    let mut late = Vec::new();
     for number in 0..standing {
-        let (pod, took) = start(&node, &format!("standing{number}")).await;
-        late.push(millis(took));
-        pods.push(pod);
+        pods.push(start(&node, &format!("standing{number}")).await.0);
     }
     let host = before.saturating_sub(available()) / standing.max(1) as u64;
     let shims = node.shims();
     let share = shims.iter().map(|pid| pss(*pid)).sum::<u64>() / shims.len().max(1) as u64;
     let beside: u64 = node.monitors().iter().map(|pid| without_guest(*pid)).sum();
+    let mut late = Vec::new();
+    for round in 0..rounds {
+        let (pod, took) = start(&node, &format!("late{round}")).await;
+        late.push(millis(took));
+        remove(pod).await;
+    }
     let result = json!({
         "start_ms": starts,
-        "start_of_4_at_once_ms": at_once,
-        "start_beside_others_ms": late,
+        "start_of_4_at_once_ms": four,
+        "start_of_10_at_once_ms": ten,
+        "start_beside_standing_ms": late,
         "exec_ms": execs,
         "stop_and_remove_ms": removals,
         "standing_pods": standing,
@@ -109,10 +111,12 @@ async fn exec(pod: &Pod<'_>, name: &str) -> Vec<f64> {
 }
 
 /// Each of some started at the same moment.
-async fn at_once(node: &Node, rounds: usize) -> Vec<f64> {
+async fn at_once(node: &Node, rounds: usize, count: usize) -> Vec<f64> {
     let mut times = Vec::new();
-    for round in 0..rounds.div_ceil(2) {
-        let names: Vec<_> = (0..AT_ONCE).map(|n| format!("many{round}-{n}")).collect();
+    for round in 0..rounds {
+        let names: Vec<_> = (0..count)
+            .map(|n| format!("many{count}-{round}-{n}"))
+            .collect();
         let all = names.iter().map(|name| start(node, name));
         for (pod, took) in futures::future::join_all(all).await {
             times.push(millis(took));
