@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bulkhead_bundle::Size;
 use bulkhead_config::Config;
-use bulkhead_hypervisor::{BootImage, Disk, DiskSource, VmConfig};
+use bulkhead_hypervisor::{BootImage, Disk, DiskSource, SpareDisks, VmConfig};
 use bulkhead_provision::monitor::{self, Monitor};
 use bulkhead_provision::network::{self, Joined};
 use bulkhead_provision::share::{self, Server};
@@ -113,6 +113,7 @@ impl Parts {
             }],
             nets: std::mem::take(&mut network.devices),
             shares: vec![self.server.device],
+            spare_disks: SpareDisks::default(),
             user: user::of(place.key()),
         };
         let guest = GuestConfig {

@@ -15,6 +15,8 @@ pub struct VmConfig {
     pub memory: u64,
     /// Disks, in the order the guest sees them.
     pub disks: Vec<Disk>,
+    /// Room for disks that are plugged in while it runs.
+    pub spare_disks: SpareDisks,
     /// Network interfaces.
     pub nets: Vec<NetDevice>,
     /// Host directories served by a vhost-user file server.
@@ -53,6 +55,16 @@ pub enum DiskSource {
     File(OwnedFd),
     /// Several files, one behind the other; read-only disks only.
     Concat(Vec<Extent>),
+}
+
+/// How many disks can be plugged in at a time; see
+/// [`Vm::plug`](crate::Vm::plug).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpareDisks {
+    /// Disks the guest can write.
+    pub writable: usize,
+    /// Disks it can only read.
+    pub read_only: usize,
 }
 
 /// A piece of a [`DiskSource::Concat`] disk.

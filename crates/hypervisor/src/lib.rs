@@ -7,6 +7,7 @@
 //! ```text
 //!   VmConfig ──launch──▶ Vm ──┬── channel(): bytes to and from the agent
 //!                             ├── console(): last lines of the guest kernel
+//!                             ├── plug() / unplug(): disks, while it runs
 //!                             ├── pause() / resume() / kill()
 //!                             └── exited():  why it ended
 //! ```
@@ -16,11 +17,12 @@ mod console;
 mod exit;
 
 pub use config::{
-    BootImage, Disk, DiskSource, Extent, NetBackend, NetDevice, ShareDevice, VmConfig,
+    BootImage, Disk, DiskSource, Extent, NetBackend, NetDevice, ShareDevice, SpareDisks, VmConfig,
 };
 pub use console::{Console, LINE_LIMIT, LINES_KEPT};
 pub use exit::ExitReason;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use async_trait::async_trait;
@@ -36,8 +38,10 @@ pub struct Capabilities {
     pub hardware: bool,
     /// Host directories can be shared with the guest.
     pub shares: bool,
-    /// Disks in one machine at most.
+    /// Disks a machine starts with at most.
     pub max_disks: usize,
+    /// Disks can be plugged into running machines: [`VmConfig::spare_disks`].
+    pub plugs: bool,
 }
 
 /// Why a virtual machine could not be had or be driven.
@@ -121,6 +125,23 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// [`Error::Control`] when the monitor does not obey.
     async fn resume(&self) -> Result<(), Error>;
+
+    /// Puts a file or block device where one of the machine's
+    /// [`VmConfig::spare_disks`] is; the serial the guest finds that disk by. The
+    /// guest's driver sees the disk's new size when it looks at it anew.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when no spare disk is left; [`Error::Control`] when
+    /// the monitor does not obey. The file is closed then.
+    async fn plug(&self, file: OwnedFd, read_only: bool) -> Result<String, Error>;
+
+    /// Takes a plugged disk away: when this answers, the monitor has closed its
+    /// file, whatever the guest does; what the guest still asks of the disk is an
+    /// error there. A disk nothing is plugged into is no error.
+    ///
+    /// # Errors
+    /// [`Error::Control`] when the monitor does not obey.
+    async fn unplug(&self, serial: &str) -> Result<(), Error>;
 
     /// Ends the monitor at once. Idempotent; [`Vm::exited`] tells when it is
     /// gone.

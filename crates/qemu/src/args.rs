@@ -7,6 +7,7 @@ use bulkhead_hypervisor::Error;
 use bulkhead_protocol_port::CHANNEL_PORT;
 
 use crate::accel::Accelerator;
+use crate::spares::Slot;
 
 /// `microvm` has 24 virtio-mmio slots; the channel, entropy, memory and some
 /// networks and shares need theirs.
@@ -32,6 +33,8 @@ pub(crate) struct Machine {
     pub(crate) disks: Vec<MachineDisk>,
     pub(crate) nets: Vec<MachineNet>,
     pub(crate) shares: Vec<MachineShare>,
+    /// Disks of nothing, that something is plugged into later: read-only or not.
+    pub(crate) spares: Vec<bool>,
     pub(crate) console: i32,
     pub(crate) qmp: i32,
     pub(crate) channel: i32,
@@ -81,7 +84,8 @@ impl Machine {
                 what,
             })
         };
-        let used = self.disks.len() + self.nets.len() + self.shares.len() + 3;
+        let disks = self.disks.len() + self.spares.len();
+        let used = disks + self.nets.len() + self.shares.len() + 3;
         if self.disks.len() > DISK_LIMIT || used > SLOTS {
             return unsupported(format!(
                 "{} disks, {} networks and {} shares do not fit the machine's {SLOTS} slots; \
@@ -136,6 +140,9 @@ impl Machine {
                 "-device",
                 format!("vhost-user-fs-device,chardev={id},tag={}", share.tag),
             );
+        }
+        for (number, read_only) in self.spares.iter().enumerate() {
+            spare(number, *read_only, &mut args);
         }
         args.list
     }
@@ -219,6 +226,33 @@ impl Machine {
     }
 }
 
+/// A disk of nothing. Its device stands on a node of ours, which is made to stand
+/// on something else while the machine runs.
+fn spare(number: usize, read_only: bool, args: &mut Arguments) {
+    let Slot {
+        serial,
+        node,
+        nothing,
+        ..
+    } = Slot::of(number);
+    let read_only = if read_only { "on" } else { "off" };
+    // What is in QEMU's memory is not the guest's to read.
+    args.pair(
+        "-blockdev",
+        format!("driver=null-co,node-name={nothing},size=0,read-zeroes=on,read-only={read_only}"),
+    );
+    args.pair(
+        "-blockdev",
+        format!("driver=raw,node-name={node},file={nothing},read-only={read_only}"),
+    );
+    args.pair(
+        "-device",
+        format!(
+            "virtio-blk-device,drive={node},serial={serial},discard=on,werror=report,rerror=report"
+        ),
+    );
+}
+
 impl MachineDisk {
     fn arguments(&self, index: usize, args: &mut Arguments) {
         let node = format!("disk{index}");
@@ -242,7 +276,7 @@ impl MachineDisk {
         args.pair(
             "-device",
             format!(
-                "virtio-blk-device,drive={node},serial={},discard=on",
+                "virtio-blk-device,drive={node},serial={},discard=on,werror=report,rerror=report",
                 self.serial
             ),
         );

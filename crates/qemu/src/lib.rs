@@ -3,7 +3,8 @@
 //! QEMU gets every file, socket and disk as an open descriptor, runs as a
 //! user of its own in empty namespaces, and may start nothing. The machine is
 //! `microvm` with virtio-mmio: the fewest devices QEMU has
-//! (docs/design/0002-qemu-machine.md has the measurements).
+//! (docs/design/0002-qemu-machine.md has the measurements). Disks that come later
+//! take the place of spare ones (docs/design/0011-hotplug.md).
 //!
 //! ```text
 //!   find ──▶ accel ── KVM or TCG ──▶ Qemu ── args ──▶ process
@@ -16,6 +17,7 @@ mod args;
 mod find;
 mod process;
 mod qmp;
+mod spares;
 
 pub use accel::{Accelerator, Choice};
 pub use find::{MINIMUM_VERSION, Program, Version};
@@ -40,6 +42,7 @@ impl Qemu {
             hardware: matches!(accelerator, Accelerator::Kvm { .. }),
             shares: true,
             max_disks: args::DISK_LIMIT,
+            plugs: true,
         };
         Self {
             program,

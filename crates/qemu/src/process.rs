@@ -23,6 +23,7 @@ use crate::accel::Accelerator;
 use crate::args::{Machine, MachineDisk, MachineNet, MachineShare, NetFd, vmdk_descriptor};
 use crate::find::Program;
 use crate::qmp::Qmp;
+use crate::spares::Spares;
 
 /// Open files QEMU may have: its own few dozen, and two for each layer.
 const FILE_LIMIT: u64 = 4096;
@@ -35,6 +36,8 @@ pub(crate) struct Process {
     channel: Option<UnixStream>,
     console: Console,
     qmp: Arc<Mutex<Qmp>>,
+    /// Locked before `qmp`, where both are.
+    spares: Mutex<Spares>,
     enclosed: watch::Receiver<Option<Result<(), String>>>,
     program: String,
     exit: watch::Receiver<Option<ExitReason>>,
@@ -88,8 +91,10 @@ impl Process {
                 jail.group(group);
             }
         }
+        let spares = Spares::new(config.spare_disks);
         let mut machine =
             inherit(config, &mut jail).map_err(failed("its files could not be prepared"))?;
+        machine.spares = spares.kinds();
         machine.console = jail.inherit(console_far.into());
         machine.qmp = jail.inherit(qmp_far.into());
         machine.channel = jail.inherit(channel_far.into());
@@ -125,6 +130,7 @@ impl Process {
             channel: Some(channel),
             console: lines,
             qmp,
+            spares: Mutex::new(spares),
             enclosed,
             program: program.path().display().to_string(),
             exit,
@@ -213,6 +219,7 @@ fn inherit(config: VmConfig, jail: &mut Jail) -> std::io::Result<Machine> {
         disks,
         nets,
         shares,
+        spares: Vec::new(),
         console: -1,
         qmp: -1,
         channel: -1,
@@ -347,6 +354,18 @@ impl Vm for Process {
 
     async fn resume(&self) -> Result<(), Error> {
         self.qmp.lock().await.command("cont").await
+    }
+
+    async fn plug(&self, file: OwnedFd, read_only: bool) -> Result<String, Error> {
+        let mut spares = self.spares.lock().await;
+        let mut qmp = self.qmp.lock().await;
+        spares.plug(&mut qmp, &file, read_only).await
+    }
+
+    async fn unplug(&self, serial: &str) -> Result<(), Error> {
+        let mut spares = self.spares.lock().await;
+        let mut qmp = self.qmp.lock().await;
+        spares.unplug(&mut qmp, serial).await
     }
 
     fn kill(&self) {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use bulkhead_hypervisor::{BootImage, Disk, DiskSource, Extent, VmConfig};
+use bulkhead_hypervisor::{BootImage, Disk, DiskSource, Extent, SpareDisks, VmConfig};
 use bulkhead_image::disk::{self, Piece};
 use bulkhead_image::{LayerFile, Lease, Store};
 use bulkhead_provision::monitor::{self, Monitor};
@@ -82,6 +82,7 @@ fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
             disks,
             nets: network.devices,
             shares: shares.devices,
+            spare_disks: SpareDisks::default(),
             user: user::of(&record.id),
         },
         guest: GuestConfig {

@@ -27,6 +27,7 @@ fn machine() -> Machine {
             fd: NetFd::Stream(16),
         }],
         shares: vec![],
+        spares: vec![],
         console: 20,
         qmp: 21,
         channel: 22,
@@ -106,4 +107,27 @@ fn extents_are_listed_in_sectors() {
 #[test]
 fn the_agents_port_has_the_name_the_agent_looks_for() {
     assert_eq!(CHANNEL_PORT, bulkhead_protocol::CHANNEL_PORT);
+}
+
+#[test]
+fn a_spare_disk_is_nothing_behind_a_node_of_ours() {
+    assert!(!line(&tcg()).contains("spare"));
+    let mut machine = machine();
+    machine.spares = vec![false, true];
+    let line = machine.arguments(&tcg()).join(" ");
+    for part in [
+        "driver=null-co,node-name=spare0n,size=0,read-zeroes=on,read-only=off",
+        "driver=raw,node-name=spare1,file=spare1n,read-only=on",
+        "virtio-blk-device,drive=spare1,serial=spare1,",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    machine.spares = vec![false; 19];
+    assert!(machine.check().is_err());
+}
+
+#[test]
+fn a_full_host_is_an_error_of_the_disk_and_does_not_stop_the_machine() {
+    let line = line(&tcg());
+    assert_eq!(line.matches("werror=report,rerror=report").count(), 2);
 }
