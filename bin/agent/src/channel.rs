@@ -14,7 +14,7 @@ const PORTS: &str = "/sys/class/virtio-ports";
 /// Opens the host's port. The driver may find it a moment after init runs, so
 /// this waits for it to appear; the host bounds how long that may take.
 pub(crate) async fn open() -> io::Result<AsyncFile> {
-    let events = crate::disks::DeviceEvents::watch()?;
+    let events = crate::uevents::DeviceEvents::watch()?;
     loop {
         if let Some(name) = find()? {
             let path = Path::new("/dev").join(name);

@@ -2,21 +2,19 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use bulkhead_protocol::agent::{BlockRef, Rootfs};
+use bulkhead_protocol::agent::{Disk, Rootfs};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink};
-use tokio::io::unix::AsyncFd;
+
+use crate::block::{self, find};
 
 /// Layers of a root filesystem at most; overlayfs itself takes 500.
 const LAYER_LIMIT: usize = 500;
 
-/// How long a disk may take to show up.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// File systems of disks that are root filesystems: what the guest's kernel has.
+const FILESYSTEMS: [&str; 4] = ["ext2", "ext3", "ext4", "erofs"];
 
 /// Where root filesystems are put together: `ROOTFS_DIR/<container>/…`.
 const ROOTFS_DIR: &str = "/run/rootfs";
@@ -27,8 +25,8 @@ const SHARES_DIR: &str = "/run/shares";
 /// Why a root filesystem could not be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("the disk `{0}` did not appear in the guest")]
-    Missing(String),
+    #[error(transparent)]
+    Block(#[from] block::Error),
     #[error("a root filesystem needs between 1 and {LAYER_LIMIT} layers, not {0}")]
     Layers(usize),
     #[error("`{what}` could not be mounted")]
@@ -37,8 +35,8 @@ pub(crate) enum Error {
         #[source]
         source: rustix::io::Errno,
     },
-    #[error("the kernel's device events could not be read")]
-    Events(#[source] io::Error),
+    #[error("the guest cannot mount the file system `{0}` of a disk; use ext4 or erofs")]
+    Filesystem(String),
     #[error(transparent)]
     Name(#[from] bulkhead_protocol::name::NameError),
     #[error("`{path}` could not be made")]
@@ -47,51 +45,6 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
-}
-
-/// The kernel's uevents: something about a device changed.
-#[derive(Debug)]
-pub(crate) struct DeviceEvents {
-    socket: AsyncFd<OwnedFd>,
-}
-
-impl DeviceEvents {
-    /// Starts listening. Look for the device after this, then wait.
-    #[expect(
-        deprecated,
-        reason = "an OwnedFd keeps its descriptor, which is all `register` asks for"
-    )]
-    pub(crate) fn watch() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            Some(netlink::KOBJECT_UEVENT),
-        )?;
-        // Group 1 carries the kernel's own events.
-        rustix::net::bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
-        Ok(Self {
-            socket: AsyncFd::new(socket)?,
-        })
-    }
-
-    /// Waits for the next event, whatever it is about.
-    pub(crate) async fn next(&self) -> io::Result<()> {
-        let mut buffer = [0u8; 8192];
-        loop {
-            let mut ready = self.socket.readable().await?;
-            match ready.try_io(|fd| {
-                Ok(rustix::net::recv(
-                    fd.get_ref(),
-                    &mut buffer[..],
-                    RecvFlags::empty(),
-                )?)
-            }) {
-                Ok(result) => return result.map(|_| ()),
-                Err(_would_block) => {}
-            }
-        }
-    }
 }
 
 /// A root filesystem; `destroy` takes it apart.
@@ -117,11 +70,14 @@ impl Assembled {
             dir: dir.clone(),
         };
         make_dir(&assembled.root)?;
-        let built = if rootfs.share.is_empty() || !rootfs.lower.is_empty() {
-            assembled.overlay(container, rootfs).await
-        } else {
-            let root = assembled.root.clone();
-            assembled.mount(&rootfs.share, &root, "virtiofs", MountFlags::empty(), "")
+        let root = assembled.root.clone();
+        let built = match rootfs.disk.as_ref() {
+            Some(disk) if !disk.read_only => assembled.mount_disk(disk, &root).await,
+            Some(_) => assembled.overlay(container, rootfs).await,
+            None if rootfs.share.is_empty() || !rootfs.lower.is_empty() => {
+                assembled.overlay(container, rootfs).await
+            }
+            None => assembled.mount(&rootfs.share, &root, "virtiofs", MountFlags::empty(), ""),
         };
         match built {
             Ok(()) => Ok(assembled),
@@ -133,10 +89,10 @@ impl Assembled {
     }
 
     async fn overlay(&mut self, container: &str, rootfs: &Rootfs) -> Result<(), Error> {
-        let lower = if rootfs.share.is_empty() {
-            self.layers(rootfs).await?
-        } else {
-            self.shared_layer(rootfs)?
+        let lower = match rootfs.disk.as_ref() {
+            Some(disk) => self.disk_layer(disk).await?,
+            None if rootfs.share.is_empty() => self.layers(rootfs).await?,
+            None => self.shared_layer(rootfs)?,
         };
         let writable = self.dir.join("w");
         make_dir(&writable)?;
@@ -157,6 +113,28 @@ impl Assembled {
         let mounted = self.mount("overlay", &root, "overlay", MountFlags::empty(), &data);
         let _ = rustix::process::chdir("/");
         mounted
+    }
+
+    /// Mounts a disk as the one layer.
+    async fn disk_layer(&mut self, disk: &Disk) -> Result<String, Error> {
+        let name = "0".to_owned();
+        let target = self.dir.join(&name);
+        make_dir(&target)?;
+        self.mount_disk(disk, &target).await?;
+        Ok(name)
+    }
+
+    async fn mount_disk(&mut self, disk: &Disk, target: &Path) -> Result<(), Error> {
+        if !FILESYSTEMS.contains(&disk.filesystem.as_str()) {
+            return Err(Error::Filesystem(disk.filesystem.clone()));
+        }
+        let device = find(disk.at.get_or_default()).await?;
+        let flags = if disk.read_only {
+            MountFlags::RDONLY
+        } else {
+            MountFlags::NOATIME
+        };
+        self.mount(&device, target, &disk.filesystem, flags, "")
     }
 
     /// Mounts the share that holds the one layer.
@@ -284,34 +262,4 @@ fn make_dir(path: &Path) -> Result<(), Error> {
             path: path.to_owned(),
             source,
         })
-}
-
-async fn find(disk: &BlockRef) -> Result<String, Error> {
-    let events = DeviceEvents::watch().map_err(Error::Events)?;
-    let wait = async {
-        loop {
-            if let Some(device) = look(disk) {
-                return Ok(device);
-            }
-            events.next().await.map_err(Error::Events)?;
-        }
-    };
-    let outcome = tokio::time::timeout(ARRIVAL_TIMEOUT, wait).await;
-    outcome.unwrap_or_else(|_| Err(Error::Missing(disk.serial.clone())))
-}
-
-fn look(disk: &BlockRef) -> Option<String> {
-    for entry in std::fs::read_dir("/sys/block").ok()?.flatten() {
-        let serial = std::fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-        if serial.trim_end() != disk.serial {
-            continue;
-        }
-        let mut device = entry.file_name().to_string_lossy().into_owned();
-        if disk.partition != 0 {
-            device.push_str(&disk.partition.to_string());
-        }
-        let path = format!("/dev/{device}");
-        return Path::new(&path).exists().then_some(path);
-    }
-    None
 }

@@ -11,6 +11,8 @@
 //!   SIGCHLD ─▶ reaper ─▶ process exits ─▶ rpc Wait
 //! ```
 
+mod block;
+mod block_devices;
 mod channel;
 mod container;
 mod disks;
@@ -23,6 +25,7 @@ mod reaper;
 mod rpc;
 mod sandbox_files;
 mod streams;
+mod uevents;
 
 use std::time::Duration;
 

@@ -19,6 +19,8 @@ use oci_spec::runtime::{self, Spec};
 use tokio::sync::oneshot;
 use ttrpc::r#async::TtrpcContext;
 
+use crate::block::Plugs;
+use crate::block_devices;
 use crate::container::{self, Container, CreateArgs, Rest};
 use crate::disks::{self, Assembled};
 use crate::process::{Ends, HostStreams, Process};
@@ -54,6 +56,7 @@ pub(crate) struct AgentService {
     started_ns: u64,
     reaper: Reaper,
     streams: Streams,
+    plugs: Plugs,
     // Held for map operations and the container's own system calls, never
     // across an await.
     containers: Arc<Mutex<HashMap<String, Entry>>>,
@@ -72,6 +75,7 @@ impl AgentService {
             started_ns,
             reaper,
             streams,
+            plugs: Plugs::default(),
             containers: Arc::default(),
         }
     }
@@ -158,6 +162,9 @@ impl AgentService {
             volumes: Vec::new(),
         };
         mount_volumes(&request, &mut spec, &mut undo)?;
+        block_devices::translate(&mut spec, &request.devices)
+            .await
+            .map_err(Failure::invalid)?;
         sandbox_files::add_mounts(&mut spec);
         let mounted = start.elapsed();
         let (container, ends) = self.fork(&request, &spec, stdio, &undo)?;
@@ -555,6 +562,22 @@ impl agent_ttrpc::Agent for AgentService {
         request: agent::ContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.remove(&request.container_id).or_else(failed)
+    }
+
+    async fn take_disk(&self, _: &TtrpcContext, request: agent::BlockRef) -> ttrpc::Result<Empty> {
+        let taken = self.plugs.take(&request.serial).await;
+        let taken = taken.map_err(Failure::internal_from);
+        taken.map(|()| Empty::new()).or_else(failed)
+    }
+
+    async fn release_disk(
+        &self,
+        _: &TtrpcContext,
+        request: agent::BlockRef,
+    ) -> ttrpc::Result<Empty> {
+        let released = self.plugs.release(&request.serial);
+        let released = released.map_err(Failure::internal_from);
+        released.map(|()| Empty::new()).or_else(failed)
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

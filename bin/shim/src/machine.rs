@@ -11,7 +11,7 @@ use bulkhead_provision::monitor::{self, Monitor};
 use bulkhead_provision::network::{self, Joined};
 use bulkhead_provision::share::{self, Server};
 use bulkhead_provision::{Helper, guest, user, writable};
-use bulkhead_sandbox::{BlockRef, GuestConfig, Rootfs, SandboxConfig};
+use bulkhead_sandbox::{BlockRef, GuestConfig, RootDisk, Rootfs, SandboxConfig};
 use bulkhead_share::{Order, Pod as Share, Tree};
 use oci_spec::runtime::Spec;
 
@@ -23,6 +23,13 @@ pub(crate) const SHARE: &str = "pod";
 
 /// Serial of the disk its containers write on.
 const WRITABLE: &str = "writable";
+
+/// Block volumes and block root filesystems a pod can have at a time. Each costs
+/// every start a moment, used or not (docs/design/0011-hotplug.md).
+pub(crate) const SPARE_DISKS: SpareDisks = SpareDisks {
+    writable: 4,
+    read_only: 2,
+};
 
 /// A machine ready to be started, and what has to live as long.
 pub(crate) struct Machine {
@@ -113,7 +120,7 @@ impl Parts {
             }],
             nets: std::mem::take(&mut network.devices),
             shares: vec![self.server.device],
-            spare_disks: SpareDisks::default(),
+            spare_disks: SPARE_DISKS,
             user: user::of(place.key()),
         };
         let guest = GuestConfig {
@@ -167,11 +174,31 @@ pub(crate) fn rootfs(lower: &str) -> Rootfs {
     Rootfs {
         share: SHARE.to_owned(),
         lower: lower.to_owned(),
-        writable: Some(BlockRef {
-            serial: WRITABLE.to_owned(),
-            ..Default::default()
-        })
-        .into(),
+        writable: Some(disk(WRITABLE)).into(),
+        ..Default::default()
+    }
+}
+
+/// The root filesystem of a container: a disk with a file system, as it is, or,
+/// read-only, below a part of the writable one.
+pub(crate) fn disk_rootfs(serial: &str, filesystem: &str, read_only: bool) -> Rootfs {
+    let own = RootDisk {
+        at: Some(disk(serial)).into(),
+        filesystem: filesystem.to_owned(),
+        read_only,
+        ..Default::default()
+    };
+    Rootfs {
+        disk: Some(own).into(),
+        writable: read_only.then(|| disk(WRITABLE)).into(),
+        ..Default::default()
+    }
+}
+
+/// A whole disk, by its serial.
+pub(crate) fn disk(serial: &str) -> BlockRef {
+    BlockRef {
+        serial: serial.to_owned(),
         ..Default::default()
     }
 }

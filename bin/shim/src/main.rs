@@ -12,6 +12,7 @@
 
 mod args;
 mod begin;
+mod block_root;
 mod connections;
 mod end;
 mod events;

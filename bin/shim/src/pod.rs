@@ -12,6 +12,7 @@ mod container;
 mod control;
 mod creation;
 mod debug;
+mod disks;
 mod exec;
 mod life;
 mod ports;
@@ -46,6 +47,7 @@ use crate::process::{Exit, Process, Status};
 use crate::stdio::Paths;
 
 pub(crate) use container::Container;
+use disks::Disks;
 
 /// What became of the boot.
 type Boot = Option<Result<Arc<Sandbox>, String>>;
@@ -67,6 +69,8 @@ pub(crate) struct Pod {
     shutdown: watch::Sender<Option<Haste>>,
     /// The pod itself was deleted.
     deleted: watch::Sender<bool>,
+    /// What is plugged into the machine.
+    disks: Disks,
     /// Containers that are being made.
     creating: watch::Sender<HashSet<String>>,
     // Held for map operations and the share's mounts, never across an await.
@@ -135,6 +139,7 @@ impl Pod {
             over: watch::Sender::new(false),
             shutdown: watch::Sender::new(None),
             deleted: watch::Sender::new(false),
+            disks: Disks::default(),
             creating: watch::Sender::default(),
             state: Mutex::default(),
         }

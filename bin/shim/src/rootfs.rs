@@ -9,20 +9,39 @@ use containerd_shim_protos::api::Mount;
 use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::block_root;
 use crate::failure::{Failure, Outcome};
 
 /// Layers of a root filesystem at most; overlayfs itself takes 500.
 const LAYER_LIMIT: usize = 500;
 
+/// What a root filesystem is.
+pub(crate) enum Root {
+    /// Directories of the host, to be shared.
+    Tree(Detached),
+    /// A block device or an image of a file system, to be a disk.
+    Image(Image),
+}
+
+/// A file system nobody has mounted on the host.
+pub(crate) struct Image {
+    pub(crate) file: OwnedFd,
+    pub(crate) filesystem: &'static str,
+    pub(crate) read_only: bool,
+}
+
 /// Opens the root filesystem: the snapshot containerd gives, or the bundle's
 /// own directory.
-pub(crate) fn open(mounts: &[Mount], bundle: &Path, spec: &Spec) -> Outcome<Detached> {
+pub(crate) fn open(mounts: &[Mount], bundle: &Path, spec: &Spec) -> Outcome<Root> {
     let layers = match mounts {
         [] => {
             let root = spec.root().as_ref().map(|root| root.path().clone());
             vec![bundle.join(root.unwrap_or_else(|| "rootfs".into()))]
         }
-        [mount] => layers(mount)?,
+        [mount] => match block_root::filesystem(mount)? {
+            Some(filesystem) => return block_root::open(mount, filesystem).map(Root::Image),
+            None => layers(mount)?,
+        },
         _ => {
             return Err(Failure::invalid(
                 "a root filesystem of several mounts is not supported; use the overlayfs or \
@@ -39,7 +58,9 @@ pub(crate) fn open(mounts: &[Mount], bundle: &Path, spec: &Spec) -> Outcome<Deta
         .iter()
         .map(|path| directory(path))
         .collect::<Outcome<Vec<_>>>()?;
-    Detached::union(&opened, bundle).map_err(|error| Failure::from_error(&error))
+    let tree = Detached::union(&opened, bundle);
+    tree.map(Root::Tree)
+        .map_err(|error| Failure::from_error(&error))
 }
 
 /// The directories of a snapshot, topmost first.
@@ -63,7 +84,7 @@ fn layers(mount: &Mount) -> Outcome<Vec<PathBuf>> {
         }
         other => Err(Failure::invalid(format!(
             "a snapshot of the type `{other}` is not supported yet; use the overlayfs or native \
-             snapshotter"
+             snapshotter, or one that gives ext4 or EROFS"
         ))),
     }
 }

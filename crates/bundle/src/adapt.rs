@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bulkhead_protocol::{SHARED_MEMORY, SHARED_PIDS};
-use oci_spec::runtime::{
-    LinuxDevice, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, Mount, Spec,
-};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
+use crate::devices::{self, BlockDevice};
 use crate::{Refusal, namespace, namespaces};
 
 /// A directory or file of the host a container is given.
@@ -29,6 +28,8 @@ pub struct Adapted {
     pub spec: Spec,
     /// What has to be shared with the guest for it.
     pub binds: Vec<Bind>,
+    /// Block devices of the host that have to be disks of the guest for it.
+    pub disks: Vec<BlockDevice>,
 }
 
 /// Does a container's adapted spec ask for the pod's process namespace?
@@ -53,7 +54,7 @@ pub fn adapt(
         return Err(Refusal::new("the spec has no `linux` part"));
     };
     linux.set_namespaces(Some(guest_namespaces(&spec, pod)?));
-    linux.set_devices(Some(devices(&spec)?));
+    let disks = devices::adapt(&mut linux)?;
     linux.set_cgroups_path(None);
     // Labels of the host's security modules; they guard the host, and the
     // guest's kernel has none.
@@ -72,7 +73,7 @@ pub fn adapt(
     spec.set_annotations(None);
     // The pod's, which the guest has.
     spec.set_hostname(None);
-    Ok(Adapted { spec, binds })
+    Ok(Adapted { spec, binds, disks })
 }
 
 fn refuse_hooks(spec: &Spec) -> Result<(), Refusal> {
@@ -142,49 +143,6 @@ fn guest_namespaces(spec: &Spec, pod: u32) -> Result<Vec<LinuxNamespace>, Refusa
         return Err(Refusal::new(
             "hostPID is not possible with this runtime class: the pod has a kernel of its own",
         ));
-    }
-    Ok(kept)
-}
-
-/// Character devices every Linux has under the same numbers.
-const KNOWN_DEVICES: [(i64, i64); 10] = [
-    (1, 3),
-    (1, 5),
-    (1, 7),
-    (1, 8),
-    (1, 9),
-    (5, 0),
-    (5, 1),
-    (5, 2),
-    (10, 200),
-    (10, 229),
-];
-
-/// The devices that mean the same in the guest. A privileged container is
-/// given all of its host's, by containerd, whether it needs them or not; of
-/// any other container one that cannot be had is an error.
-fn devices(spec: &Spec) -> Result<Vec<LinuxDevice>, Refusal> {
-    let linux = spec.linux().as_ref();
-    let list = linux.and_then(|linux| linux.devices().clone());
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    let rules = resources.and_then(|resources| resources.devices().as_deref());
-    let privileged = rules.unwrap_or(&[]).iter().any(|rule| {
-        rule.allow() && rule.major().is_none() && rule.access().as_deref() == Some("rwm")
-    });
-    let mut kept = Vec::new();
-    for device in list.unwrap_or_default() {
-        let character = matches!(device.typ(), LinuxDeviceType::C | LinuxDeviceType::U);
-        if character && KNOWN_DEVICES.contains(&(device.major(), device.minor())) {
-            kept.push(device);
-        } else if !privileged {
-            return Err(Refusal::new(format!(
-                "the device `{}` ({}:{}) is one of the host's, which a container with a kernel \
-                 of its own cannot open",
-                device.path().display(),
-                device.major(),
-                device.minor()
-            )));
-        }
     }
     Ok(kept)
 }

@@ -2,10 +2,12 @@
 //!
 //! A spec is written for a container beside its host: it names namespaces,
 //! devices and directories of the host. [`adapt`] keeps what has a meaning in
-//! the guest, turns host directories into shares, and refuses the rest.
+//! the guest, turns host directories into shares and block devices into disks, and
+//! refuses the rest.
 
 mod adapt;
 mod debug;
+mod devices;
 mod pod_config;
 mod size;
 mod update;
@@ -20,6 +22,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 pub use adapt::{Adapted, Bind, adapt, shares_pids};
 pub use debug::{Debug, debug};
+pub use devices::BlockDevice;
 pub use pod_config::{POD_CONFIG, pod_spec};
 pub use size::{Size, size};
 pub use update::{Room, update};

@@ -7,9 +7,9 @@ use super::*;
 use crate::adapt::process_namespace;
 use crate::size::{SANDBOX_MEMORY, SANDBOX_PERIOD, SANDBOX_QUOTA};
 
-const POD: u32 = 4711;
+pub(crate) const POD: u32 = 4711;
 
-fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
+pub(crate) fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
     let mut value = json!({
         "ociVersion": "1.0.2",
         "process": {"cwd": "/", "args": ["sh"], "user": {"uid": 0, "gid": 0},
@@ -122,24 +122,6 @@ fn a_guest_is_told_nothing_of_its_host() {
         assert!(!text.contains(hostly), "{hostly} in {text}");
     }
     assert!(text.contains(SHARED_MEMORY));
-}
-
-#[test]
-fn devices_of_the_host_are_refused_unless_all_were_given() {
-    let disk = json!([
-        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
-        {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}
-    ]);
-    let plain = spec(|value| value["linux"]["devices"] = disk.clone());
-    let text = adapt(plain, &HashMap::new(), POD).unwrap_err().to_string();
-    assert!(text.contains("/dev/sda"), "{text}");
-    let privileged = spec(|value| {
-        value["linux"]["devices"] = disk;
-        value["linux"]["resources"] = json!({"devices": [{"allow": true, "access": "rwm"}]});
-    });
-    let kept = adapt(privileged, &HashMap::new(), POD).unwrap().spec;
-    let kept = kept.linux().clone().unwrap().devices().clone().unwrap();
-    assert_eq!(kept.len(), 1);
 }
 
 #[test]

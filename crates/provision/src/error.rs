@@ -20,6 +20,29 @@ pub enum Error {
     /// The system call filter is wrong.
     #[error(transparent)]
     Seccomp(#[from] bulkhead_seccomp::Error),
+    /// A block device could not be opened.
+    #[error("the block device {major}:{minor} of the host cannot be opened")]
+    Device {
+        /// Its driver.
+        major: u32,
+        /// Which of the driver's.
+        minor: u32,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An image could not be opened.
+    #[error("the image `{}` cannot be opened", path.display())]
+    Image {
+        /// Where it is.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is something else.
+    #[error("`{}` is no block device and no regular file", .0.display())]
+    NoImage(PathBuf),
     /// The writable layer's file could not be made.
     #[error("the writable layer cannot be made")]
     Writable(#[source] std::io::Error),

@@ -10,8 +10,10 @@
 //!   guest::open ───▶ kernel, initramfs     network::join ─▶ devices + guest's view
 //!   writable::make ▶ a disk                seccomp::program ▶ BPF
 //!   settle::soon ──▶ memory back
+//!   block::device, block::image ▶ what becomes a disk of a running machine
 //! ```
 
+pub mod block;
 mod error;
 pub mod guest;
 pub mod helper;

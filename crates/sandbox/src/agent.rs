@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bulkhead_protocol::agent::{
-    Archive, ContainerRequest, CreateContainerRequest, ExecRequest, ProcessRequest,
+    Archive, ContainerRequest, CreateContainerRequest, Device, ExecRequest, ProcessRequest,
     ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest, Volume,
 };
 use bulkhead_protocol::mux::Stream;
@@ -128,6 +128,8 @@ pub struct ContainerConfig {
     pub rootfs: Rootfs,
     /// Shared host directories.
     pub volumes: Vec<Volume>,
+    /// Block devices of the spec that are disks of the guest.
+    pub devices: Vec<Device>,
     /// `user[:group]` to be resolved in the image; empty: the spec's ids.
     pub user: String,
     /// Compiled seccomp program; empty: none.
@@ -177,6 +179,7 @@ impl Sandbox {
             spec,
             rootfs: Some(config.rootfs).into(),
             volumes: config.volumes,
+            devices: config.devices,
             user: config.user,
             seccomp: config.seccomp,
             stdio: Some(config.stdio.message()).into(),
@@ -406,7 +409,7 @@ impl Container {
     }
 }
 
-fn context() -> ttrpc::context::Context {
+pub(crate) fn context() -> ttrpc::context::Context {
     ttrpc::context::with_duration(CALL_TIMEOUT)
 }
 

@@ -14,6 +14,7 @@
 //! ```
 
 mod agent;
+mod disks;
 mod error;
 mod start;
 
@@ -21,10 +22,11 @@ pub use agent::{
     AgentError, Container, ContainerConfig, ExecConfig, Exit, HostStdio, ReadStream, StdioConfig,
     WriteStream,
 };
+pub use disks::DiskError;
 pub use error::{Phase, StartError};
 pub use start::{GuestConfig, Hello, Sandbox, SandboxConfig, Timing};
 
 pub use bulkhead_protocol::agent::{
-    Archive, BlockRef, ConfigureSandboxRequest as Network, Interface, InterfaceStats, Rootfs,
-    Route, StatsResponse as Stats, Volume,
+    Archive, BlockRef, ConfigureSandboxRequest as Network, Device, Disk as RootDisk, Interface,
+    InterfaceStats, Rootfs, Route, StatsResponse as Stats, Volume,
 };

@@ -46,7 +46,7 @@ pub struct Timing {
 
 /// A running sandbox. Dropping it ends the machine at once.
 pub struct Sandbox {
-    vm: Arc<dyn Vm>,
+    pub(crate) vm: Arc<dyn Vm>,
     pub(crate) agent: AgentClient,
     pub(crate) opener: Opener,
     hello: Hello,

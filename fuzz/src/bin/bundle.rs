@@ -1,12 +1,13 @@
 //! A container's spec, as a tenant's pod shaped it: what the guest is told has
-//! no path of the host's namespaces in it, and a machine is never larger than
-//! its control group has room for.
+//! no path of the host's namespaces in it and no block device that is not a
+//! disk, and a machine is never larger than its control group has room for.
 #![no_main]
 
 use std::collections::HashMap;
 
+use bulkhead_bundle::BlockDevice;
 use bulkhead_config::Config;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxDeviceType, Spec};
 
 const ROOM: u64 = 1 << 30;
 
@@ -23,6 +24,13 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = bulkhead_bundle::size(&spec, &Config::default(), None);
     if let Ok(adapted) = bulkhead_bundle::adapt(spec, &HashMap::new(), 7) {
         let linux = adapted.spec.linux().clone().unwrap_or_default();
+        for device in linux.devices().iter().flatten() {
+            let known = |disk: &BlockDevice| {
+                (i64::from(disk.major), i64::from(disk.minor)) == (device.major(), device.minor())
+            };
+            let is_block = device.typ() == LinuxDeviceType::B;
+            assert!(!is_block || adapted.disks.iter().any(known));
+        }
         for namespace in linux.namespaces().iter().flatten() {
             let path = namespace.path().as_ref();
             assert!(path.is_none_or(|path| path.starts_with("/run/sandbox")));

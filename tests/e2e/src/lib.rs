@@ -11,10 +11,13 @@
     reason = "a test that cannot set itself up has failed"
 )]
 
+mod loops;
 mod node;
+pub mod replay;
 mod software;
 
 pub use k8s_cri::v1 as cri;
+pub use loops::LoopDevice;
 pub use node::{Container, Executed, Forwarded, Node, PODS, Pod, in_machine, remove_cgroup};
 
 use std::path::{Path, PathBuf};

@@ -113,7 +113,8 @@ fn rule(device: &LinuxDeviceCgroup) -> Rule {
 /// What decides on a container's devices.
 #[derive(Debug)]
 pub(super) struct DeviceFilter {
-    /// Nodes the spec has made, which may be opened whatever the rules say.
+    /// Nodes the spec has made, which may be opened whatever the rules for all
+    /// devices say.
     nodes: Vec<Rule>,
     /// The program on the cgroup; none while everything is allowed.
     program: Option<OwnedFd>,
@@ -122,13 +123,12 @@ pub(super) struct DeviceFilter {
 impl DeviceFilter {
     /// Puts the spec's rules on a cgroup.
     pub(super) fn attach(cgroup: BorrowedFd<'_>, spec: &Spec) -> Result<Self> {
-        let devices = spec.linux().as_ref().map(|linux| linux.devices());
-        let devices = devices.into_iter().flatten().flatten();
+        let rules = rules(spec);
         let mut filter = Self {
-            nodes: devices.map(node).collect(),
+            nodes: nodes(spec, &rules),
             program: None,
         };
-        filter.apply(cgroup, rules(spec))?;
+        filter.apply(cgroup, rules)?;
         Ok(filter)
     }
 
@@ -164,6 +164,18 @@ impl DeviceFilter {
         self.program = Some(filter_devices(cgroup, &program(&rules), old).tried(what)?);
         Ok(())
     }
+}
+
+/// A rule for each node of the spec that has none of its own. What a disk may be
+/// used for is said by a rule.
+fn nodes(spec: &Spec, rules: &[Rule]) -> Vec<Rule> {
+    let devices = spec.linux().as_ref().map(|linux| linux.devices());
+    let nodes = devices.into_iter().flatten().flatten().map(node);
+    let is_said = |node: &Rule| {
+        let own = |rule: &Rule| (rule.kind, rule.major, rule.minor);
+        node.kind == Some(BLOCK) && rules.iter().any(|rule| own(rule) == own(node))
+    };
+    nodes.filter(|node| !is_said(node)).collect()
 }
 
 fn node(device: &LinuxDevice) -> Rule {
@@ -292,6 +304,33 @@ mod tests {
         assert!(!run(&code, BLOCK, READ, 254, 0));
         assert!(!run(&code, BLOCK, READ | MKNOD, 254, 0));
         assert!(!run(&code, CHARACTER, READ, 1, 1));
+    }
+
+    #[test]
+    fn a_disk_is_opened_as_its_rule_says_and_any_other_node_as_it_is() {
+        let spec: Spec = serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.0.2",
+            "linux": {
+                "devices": [
+                    {"path": "/dev/xvda", "type": "b", "major": 254, "minor": 16},
+                    {"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200},
+                ],
+                "resources": {"devices": [
+                    {"allow": false, "access": "rwm"},
+                    {"allow": true, "type": "b", "major": 254, "minor": 16, "access": "r"},
+                ]},
+            },
+        }))
+        .unwrap();
+        let mut rules = rules(&spec);
+        let nodes = nodes(&spec, &rules);
+        rules.extend(DEFAULT);
+        rules.extend(nodes);
+        let code = program(&rules);
+        assert!(run(&code, BLOCK, READ, 254, 16));
+        assert!(!run(&code, BLOCK, READ | WRITE, 254, 16));
+        assert!(!run(&code, BLOCK, READ, 254, 0));
+        assert!(run(&code, CHARACTER, READ | WRITE, 10, 200));
     }
 
     #[test]

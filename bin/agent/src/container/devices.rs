@@ -1,5 +1,6 @@
 //! Device nodes of the container.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use super::device_filter;
 use super::error::{Error, Result, Tried};
 use super::rootfs::{self, Root};
+use crate::block;
 
 /// Name, major, minor: what every container has. OCI runtime spec,
 /// config-linux, "Default Devices".
@@ -114,15 +116,27 @@ fn node(
         Ok(()) => {}
         Err(Errno::EXIST) => return Ok(()),
         // A user namespace may not make nodes: the guest's own is bound.
-        Err(Errno::PERM) => return bind(dir, name),
+        Err(Errno::PERM) => return bind(dir, name, kind, (major, minor)),
         Err(error) => return Err(error).tried(what),
     }
     // The umask took bits away.
     rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).tried(what)
 }
 
-fn bind(dir: &OwnedFd, name: &std::ffi::OsStr) -> Result<()> {
-    let source = Path::new("/dev").join(name);
+fn bind(
+    dir: &OwnedFd,
+    name: &std::ffi::OsStr,
+    kind: FileType,
+    (major, minor): (u32, u32),
+) -> Result<()> {
+    // What a disk is called in the container is another's name in the guest.
+    let own = match kind {
+        FileType::BlockDevice => block::name_of(major, minor).map(OsString::from),
+        _ => Some(name.to_owned()),
+    };
+    let own = own
+        .ok_or_else(|| Error::invalid(format!("the guest has no block device {major}:{minor}")))?;
+    let source = Path::new("/dev").join(own);
     let what = || format!("bind the device `{}`", source.display());
     let tree = rootfs::clone_tree(&source, false).tried(what)?;
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;

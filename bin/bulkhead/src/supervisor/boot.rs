@@ -97,6 +97,7 @@ fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
         spec: record.spec.clone(),
         rootfs,
         volumes: shares.volumes,
+        devices: Vec::new(),
         user: record.user.clone(),
         seccomp: seccomp::program(&record.spec).map_err(chained)?,
         stdio: StdioConfig {

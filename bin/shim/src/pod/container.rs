@@ -6,18 +6,20 @@ use std::sync::Arc;
 
 use bulkhead_bundle::Adapted;
 use bulkhead_provision::seccomp;
-use bulkhead_sandbox::{AgentError, ContainerConfig, Sandbox, Volume};
+use bulkhead_sandbox::{AgentError, ContainerConfig, Rootfs, Sandbox, Volume};
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use super::disks::{self, Use};
 use super::life::LOST;
 use super::{Pod, Request};
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
+use crate::machine;
 use crate::process::{Exit, Process};
+use crate::rootfs::{self, Image, Root};
 use crate::stdio::{self, Pumps};
-use crate::{machine, rootfs};
 
 /// A container, or the pod itself.
 pub(crate) struct Container {
@@ -31,6 +33,8 @@ pub(crate) struct Container {
     execs: HashMap<String, Arc<Process>>,
     /// Its names in the share.
     shared: Vec<String>,
+    /// Its disks.
+    disks: Vec<Use>,
     /// Compiled filter, which further processes get too.
     pub(super) seccomp: Vec<u8>,
     /// Its limits as containerd first told them.
@@ -49,6 +53,7 @@ impl Container {
             main,
             execs: HashMap::new(),
             shared: Vec::new(),
+            disks: Vec::new(),
             seccomp: Vec::new(),
             resources: None,
             paused: false,
@@ -75,6 +80,10 @@ impl Container {
         &self.shared
     }
 
+    pub(super) fn take_disks(&mut self) -> Vec<Use> {
+        std::mem::take(&mut self.disks)
+    }
+
     pub(super) fn process(&self, exec: &str) -> Outcome<Arc<Process>> {
         if exec.is_empty() {
             return Ok(Arc::clone(&self.main));
@@ -94,6 +103,13 @@ impl Container {
     pub(super) fn remove_exec(&mut self, exec: &str) {
         self.execs.remove(exec);
     }
+}
+
+/// A root filesystem, as far as it can be had without a machine.
+enum Ready {
+    /// Its name in the share.
+    Shared(String),
+    Image(Image),
 }
 
 /// Names in the share that are taken out again unless they are kept.
@@ -158,7 +174,7 @@ impl Pod {
     /// Makes a container in the booted machine.
     pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<()> {
         // Everything of the host is opened while the machine boots.
-        let lower = rootfs::open(&request.rootfs, &request.bundle, &request.spec)?;
+        let root = rootfs::open(&request.rootfs, &request.bundle, &request.spec)?;
         let ends = stdio::open(&request.paths).await?;
         let seccomp =
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
@@ -167,11 +183,15 @@ impl Pod {
         let log = bulkhead_bundle::log_path(&request.spec);
         let linux = request.spec.linux().as_ref();
         let resources = linux.and_then(|linux| linux.resources().clone());
-        let Adapted { spec, binds } =
+        let Adapted { spec, binds, disks } =
             bulkhead_bundle::adapt(request.spec, &sysctls, std::process::id())?;
         self.agree_on_pids(&spec)?;
+        let opened = disks::open(&disks)?;
         let mut shared = Shared::new(self);
-        let lower = shared.add(&lower)?;
+        let root = match root {
+            Root::Tree(tree) => Ready::Shared(shared.add(&tree)?),
+            Root::Image(image) => Ready::Image(image),
+        };
         let mut volumes = Vec::new();
         for bind in &binds {
             volumes.push(Volume {
@@ -183,16 +203,32 @@ impl Pod {
         }
         let process = Process::new(request.paths, None);
         let sandbox = self.booted().await?;
+        let mut uses = Vec::new();
         let config = ContainerConfig {
             id: request.id.clone(),
             spec,
-            rootfs: machine::rootfs(&lower),
+            rootfs: Rootfs::default(),
             volumes,
+            devices: Vec::new(),
             user: String::new(),
             seccomp: seccomp.clone(),
             stdio: process.stdio(),
         };
-        let (_, streams, timings) = sandbox.create_container(config).await?;
+        let made = async {
+            let rootfs = self.root(&sandbox, root, &mut uses).await?;
+            let devices = self.disks.devices(&sandbox, opened, &mut uses).await?;
+            let config = ContainerConfig {
+                rootfs,
+                devices,
+                ..config
+            };
+            Ok::<_, Failure>(sandbox.create_container(config).await?)
+        };
+        let made = made.await;
+        if made.is_err() {
+            disks::release(uses.drain(..)).await;
+        }
+        let (_, streams, timings) = made?;
         for timing in timings {
             tracing::info!(id = request.id, phase = timing.phase, took = ?timing.took, "created");
         }
@@ -205,6 +241,7 @@ impl Pod {
             main: Arc::clone(&process),
             execs: HashMap::new(),
             shared: shared.keep(),
+            disks: uses,
             seccomp,
             resources,
             paused: false,
@@ -212,6 +249,23 @@ impl Pod {
         self.lock().containers.insert(request.id.clone(), container);
         self.watch(&request.id, "", process, pumps, sandbox);
         Ok(())
+    }
+
+    /// What the guest is told of a root filesystem.
+    async fn root(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        root: Ready,
+        uses: &mut Vec<Use>,
+    ) -> Outcome<Rootfs> {
+        match root {
+            Ready::Shared(name) => Ok(machine::rootfs(&name)),
+            Ready::Image(image) => {
+                let (filesystem, read_only) = (image.filesystem, image.read_only);
+                let serial = self.disks.image(sandbox, image, uses).await?;
+                Ok(machine::disk_rootfs(&serial, filesystem, read_only))
+            }
+        }
     }
 
     /// Sees a process to its end and tells of it.

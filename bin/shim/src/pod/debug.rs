@@ -68,6 +68,7 @@ impl Pod {
             spec: own.spec,
             rootfs: machine::rootfs(&lower),
             volumes,
+            devices: Vec::new(),
             user: String::new(),
             seccomp: Vec::new(),
             stdio,

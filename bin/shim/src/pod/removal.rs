@@ -72,6 +72,13 @@ impl Pod {
                 Err(error) => return Err(error.into()),
             }
         }
+        let disks = self.with(id, |container| Ok(container.take_disks()))?;
+        for used in disks {
+            match self.running() {
+                Ok(_) => used.release().await,
+                Err(_) => used.forget(),
+            }
+        }
         let container = self.lock().containers.remove(id);
         if is_pod {
             self.deleted.send_replace(true);

@@ -1,0 +1,284 @@
+//! Root filesystems that are block devices or images, as block snapshotters give
+//! them: none is installed here, so that their mounts are replayed against the
+//! real shim.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_e2e::replay::{crio_bundle, fifo, gone, reader, spec, start};
+use bulkhead_e2e::{LoopDevice, busybox_image, in_machine, tool};
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, KillRequest, Mount, ShutdownRequest, StartRequest,
+    WaitRequest,
+};
+use containerd_shim_protos::shim_async::{Client, TaskClient};
+use protobuf::MessageField;
+use protobuf::well_known_types::any::Any;
+use rustix::fs::{Mode, OFlags};
+use serde_json::json;
+use ttrpc::context::{Context, with_duration};
+
+fn limit() -> Context {
+    with_duration(std::time::Duration::from_secs(60))
+}
+
+/// A pod without containers.
+struct Pod {
+    dir: tempfile::TempDir,
+    id: String,
+    address: String,
+    task: TaskClient,
+}
+
+/// How a container ended, and what it said.
+#[derive(Debug, PartialEq, Eq)]
+struct Ended {
+    code: u32,
+    said: String,
+}
+
+impl Pod {
+    async fn new(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        busybox_image(dir.path());
+        let id = format!("{name}-{}", std::process::id());
+        let own = spec(
+            &dir.path().join("root"),
+            "pause",
+            &annotations("sandbox", &id),
+        );
+        let bundle = crio_bundle(dir.path(), &id, &own);
+        let address = start(&bundle, "default", &id);
+        let task = TaskClient::new(Client::connect(&address).await.unwrap());
+        let config = dir.path().join("config.toml");
+        std::fs::write(&config, "accelerator = \"tcg\"\n").unwrap();
+        // runtimeoptions.v1.Options{ConfigPath}.
+        let path = config.display().to_string();
+        let mut options = vec![0x12, u8::try_from(path.len()).unwrap()];
+        options.extend(path.as_bytes());
+        let create = CreateTaskRequest {
+            id: id.clone(),
+            bundle: bundle.display().to_string(),
+            options: MessageField::some(Any {
+                type_url: "runtimeoptions.v1.Options".to_owned(),
+                value: options,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        task.create(limit(), &create).await.unwrap();
+        let begin = StartRequest {
+            id: id.clone(),
+            ..Default::default()
+        };
+        task.start(limit(), &begin).await.unwrap();
+        Self {
+            dir,
+            id,
+            address,
+            task,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The files of the busybox image, as an image of a file system.
+    fn image(&self, kind: &str) -> PathBuf {
+        let root = self.path().join("root").display().to_string();
+        let image = self.path().join(format!("root.{kind}"));
+        let path = image.display().to_string();
+        match kind {
+            "erofs" => tool("mkfs.erofs", &["--quiet", &path, &root]),
+            _ => {
+                std::fs::File::create_new(&image)
+                    .unwrap()
+                    .set_len(32 << 20)
+                    .unwrap();
+                tool("mkfs.ext4", &["-q", "-d", &root, &path]);
+            }
+        }
+        image
+    }
+
+    /// Makes a container on such a snapshot.
+    async fn create(
+        &self,
+        name: &str,
+        script: &str,
+        mount: (&str, &str, &[&str]),
+    ) -> ttrpc::Result<std::thread::JoinHandle<String>> {
+        let own = spec(
+            Path::new("rootfs"),
+            script,
+            &annotations("container", &self.id),
+        );
+        let bundle = crio_bundle(self.path(), name, &own);
+        let out = fifo(&bundle.join("stdout"));
+        let said = reader(out.clone());
+        let (kind, source, options) = mount;
+        let create = CreateTaskRequest {
+            id: name.to_owned(),
+            bundle: bundle.display().to_string(),
+            rootfs: vec![Mount {
+                type_: kind.to_owned(),
+                source: source.to_owned(),
+                options: options.iter().map(|&option| option.to_owned()).collect(),
+                ..Default::default()
+            }],
+            stdout: out.clone(),
+            ..Default::default()
+        };
+        let created = self.task.create(limit(), &create).await;
+        if created.is_err() {
+            // Who may never have opened it: the reader is let go.
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+            let _ = rustix::fs::open(&out, flags, Mode::empty());
+        }
+        created.map(|_| said)
+    }
+
+    /// Runs a container on such a snapshot to its end.
+    async fn run(&self, name: &str, script: &str, mount: (&str, &str, &[&str])) -> Ended {
+        let said = self.create(name, script, mount).await.unwrap();
+        let begin = StartRequest {
+            id: name.to_owned(),
+            ..Default::default()
+        };
+        self.task.start(limit(), &begin).await.unwrap();
+        let code = self.wait(name).await;
+        self.delete(name).await;
+        Ended {
+            code,
+            said: said.join().unwrap(),
+        }
+    }
+
+    async fn wait(&self, name: &str) -> u32 {
+        let wait = WaitRequest {
+            id: name.to_owned(),
+            ..Default::default()
+        };
+        self.task.wait(limit(), &wait).await.unwrap().exit_status
+    }
+
+    async fn delete(&self, name: &str) {
+        let delete = DeleteRequest {
+            id: name.to_owned(),
+            ..Default::default()
+        };
+        self.task.delete(limit(), &delete).await.unwrap();
+    }
+
+    async fn remove(self) {
+        let kill = KillRequest {
+            id: self.id.clone(),
+            signal: 9,
+            ..Default::default()
+        };
+        self.task.kill(limit(), &kill).await.unwrap();
+        self.wait(&self.id).await;
+        self.delete(&self.id).await;
+        let shutdown = ShutdownRequest {
+            id: self.id.clone(),
+            now: true,
+            ..Default::default()
+        };
+        let _ = self.task.shutdown(limit(), &shutdown).await;
+        gone(&self.address).await;
+    }
+}
+
+fn annotations(kind: &str, pod: &str) -> serde_json::Value {
+    json!({
+        "io.kubernetes.cri-o.ContainerType": kind,
+        "io.kubernetes.cri-o.SandboxID": pod,
+    })
+}
+
+/// A file of an ext4 image that nobody has mounted.
+fn inside(image: &Path, path: &str) -> String {
+    let output = std::process::Command::new("debugfs")
+        .args(["-R", &format!("cat {path}")])
+        .arg(image)
+        .output()
+        .expect("debugfs is there: `apt install e2fsprogs`");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const WRITES: &str = "echo kept > /marker && cat /marker && stat -f -c %T /";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writable_block_snapshot_is_the_root_itself() {
+    if !in_machine() {
+        return;
+    }
+    let pod = Pod::new("block-root").await;
+    // As the devmapper snapshotter gives a container's own snapshot.
+    let image = pod.image("ext4");
+    let disk = LoopDevice::over(&image);
+    let mount = ("ext4", disk.path.as_str(), &["discard"][..]);
+    let ended = pod.run("first", WRITES, mount).await;
+    assert_eq!((ended.code, ended.said.as_str()), (0, "kept\next2/ext3\n"));
+    assert_eq!(disk.users(), Vec::<String>::new());
+    assert_eq!(inside(&image, "/marker"), "kept\n");
+    // As blockfile gives it: a file. What was written is there.
+    let path = image.display().to_string();
+    let mount = ("ext4", path.as_str(), &["rw", "loop"][..]);
+    let ended = pod.run("second", "cat /marker", mount).await;
+    assert_eq!((ended.code, ended.said.as_str()), (0, "kept\n"));
+    pod.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_block_snapshot_stays_as_it_was_below_what_is_written() {
+    if !in_machine() {
+        return;
+    }
+    let pod = Pod::new("image-root").await;
+    for kind in ["ext4", "erofs"] {
+        let image = pod.image(kind);
+        let before = std::fs::read(&image).unwrap();
+        let path = image.display().to_string();
+        let mount = (kind, path.as_str(), &["ro", "loop"][..]);
+        let ended = pod.run(kind, WRITES, mount).await;
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.said.starts_with("kept\n"), "{ended:?}");
+        assert_eq!(std::fs::read(&image).unwrap(), before, "{kind}");
+    }
+    pod.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_a_root_is_refused_and_the_pod_goes_on() {
+    if !in_machine() {
+        return;
+    }
+    let pod = Pod::new("odd-root").await;
+    let image = pod.image("ext4").display().to_string();
+    let empty = LoopDevice::new(pod.path(), "empty", 1);
+    for (name, mount, word) in [
+        ("xfs", ("xfs", image.as_str(), &["rw"][..]), "ext4"),
+        (
+            "option",
+            ("ext4", &image, &["journal_dev=0x700"]),
+            "journal_dev",
+        ),
+        ("device", ("ext4", "/dev/null", &[]), "/dev/null"),
+        ("absent", ("ext4", "/none/there", &[]), "/none/there"),
+        // The guest's kernel says so, and its device is given back.
+        ("nothing", ("ext4", &empty.path, &[]), "mounted"),
+    ] {
+        let refused = pod.create(name, "true", mount).await.err().unwrap();
+        assert!(refused.to_string().contains(word), "{name}: {refused}");
+    }
+    assert_eq!(empty.users(), Vec::<String>::new());
+    let mount = ("ext4", image.as_str(), &["rw"][..]);
+    let said = pod.create("holder", "sleep 1000", mount).await.unwrap();
+    let taken = pod.create("second", "true", mount).await.err().unwrap();
+    assert!(taken.to_string().contains("no other user"), "{taken}");
+    pod.remove().await;
+    assert_eq!(said.join().unwrap(), "");
+}
