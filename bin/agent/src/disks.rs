@@ -227,7 +227,13 @@ impl Assembled {
             // Detached: a process that is still dying may hold it.
             let _ = rustix::mount::unmount(mount, UnmountFlags::DETACH);
         }
-        let _ = std::fs::remove_dir_all(&self.dir);
+        // What is left are places of mounts. One that is still a mount is somebody's
+        // files, and stays.
+        let places = std::fs::read_dir(&self.dir).into_iter().flatten();
+        for place in places.flatten() {
+            let _ = std::fs::remove_dir(place.path());
+        }
+        let _ = std::fs::remove_dir(&self.dir);
     }
 }
 

@@ -23,61 +23,20 @@ fn limit() -> Context {
     with_duration(std::time::Duration::from_secs(60))
 }
 
-/// A pod without containers.
-struct Pod {
+/// A place for a pod, or for a container without one.
+struct Place {
     dir: tempfile::TempDir,
     id: String,
-    address: String,
-    task: TaskClient,
 }
 
-/// How a container ended, and what it said.
-#[derive(Debug, PartialEq, Eq)]
-struct Ended {
-    code: u32,
-    said: String,
-}
-
-impl Pod {
-    async fn new(name: &str) -> Self {
+impl Place {
+    fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         busybox_image(dir.path());
-        let id = format!("{name}-{}", std::process::id());
-        let own = spec(
-            &dir.path().join("root"),
-            "pause",
-            &annotations("sandbox", &id),
-        );
-        let bundle = crio_bundle(dir.path(), &id, &own);
-        let address = start(&bundle, "default", &id);
-        let task = TaskClient::new(Client::connect(&address).await.unwrap());
-        let config = dir.path().join("config.toml");
-        std::fs::write(&config, "accelerator = \"tcg\"\n").unwrap();
-        // runtimeoptions.v1.Options{ConfigPath}.
-        let path = config.display().to_string();
-        let mut options = vec![0x12, u8::try_from(path.len()).unwrap()];
-        options.extend(path.as_bytes());
-        let create = CreateTaskRequest {
-            id: id.clone(),
-            bundle: bundle.display().to_string(),
-            options: MessageField::some(Any {
-                type_url: "runtimeoptions.v1.Options".to_owned(),
-                value: options,
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        task.create(limit(), &create).await.unwrap();
-        let begin = StartRequest {
-            id: id.clone(),
-            ..Default::default()
-        };
-        task.start(limit(), &begin).await.unwrap();
+        std::fs::write(dir.path().join("config.toml"), "accelerator = \"tcg\"\n").unwrap();
         Self {
             dir,
-            id,
-            address,
-            task,
+            id: format!("{name}-{}", std::process::id()),
         }
     }
 
@@ -93,35 +52,100 @@ impl Pod {
         match kind {
             "erofs" => tool("mkfs.erofs", &["--quiet", &path, &root]),
             _ => {
-                std::fs::File::create_new(&image)
-                    .unwrap()
-                    .set_len(32 << 20)
-                    .unwrap();
+                let made = std::fs::File::create_new(&image).unwrap();
+                made.set_len(32 << 20).unwrap();
                 tool("mkfs.ext4", &["-q", "-d", &root, &path]);
             }
         }
         image
     }
+}
 
-    /// Makes a container on such a snapshot.
+/// How a container ended, and what it said.
+#[derive(Debug, PartialEq, Eq)]
+struct Ended {
+    code: u32,
+    said: String,
+}
+
+/// Type, source and options of a snapshot's mount.
+type Snapshot<'a> = (&'a str, &'a str, &'a [&'a str]);
+
+/// A shim's process, with or without a pod.
+struct Shim {
+    place: Place,
+    address: String,
+    task: TaskClient,
+}
+
+impl Shim {
+    async fn new(place: Place, bundle: &Path) -> Self {
+        let address = start(bundle, "default", &place.id);
+        let task = TaskClient::new(Client::connect(&address).await.unwrap());
+        Self {
+            place,
+            address,
+            task,
+        }
+    }
+
+    /// With a pod without containers.
+    async fn with_pod(name: &str) -> Self {
+        let place = Place::new(name);
+        let id = place.id.clone();
+        let root = place.path().join("root");
+        let own = spec(&root, "pause", &annotations("sandbox", &id));
+        let bundle = crio_bundle(place.path(), &id, &own);
+        let shim = Self::new(place, &bundle).await;
+        let create = shim.request(&id, &bundle);
+        shim.task.create(limit(), &create).await.unwrap();
+        shim.start(&id).await;
+        shim
+    }
+
+    fn image(&self, kind: &str) -> PathBuf {
+        self.place.image(kind)
+    }
+
+    fn request(&self, id: &str, bundle: &Path) -> CreateTaskRequest {
+        // runtimeoptions.v1.Options{ConfigPath}.
+        let config = self.place.path().join("config.toml").display().to_string();
+        let mut options = vec![0x12, u8::try_from(config.len()).unwrap()];
+        options.extend(config.as_bytes());
+        CreateTaskRequest {
+            id: id.to_owned(),
+            bundle: bundle.display().to_string(),
+            options: MessageField::some(Any {
+                type_url: "runtimeoptions.v1.Options".to_owned(),
+                value: options,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// Makes a container of the pod on such a snapshot.
     async fn create(
         &self,
         name: &str,
         script: &str,
-        mount: (&str, &str, &[&str]),
+        mount: Snapshot<'_>,
     ) -> ttrpc::Result<std::thread::JoinHandle<String>> {
-        let own = spec(
-            Path::new("rootfs"),
-            script,
-            &annotations("container", &self.id),
-        );
-        let bundle = crio_bundle(self.path(), name, &own);
+        let annotations = annotations("container", &self.place.id);
+        let own = spec(Path::new("rootfs"), script, &annotations);
+        let bundle = crio_bundle(self.place.path(), name, &own);
+        self.create_in(&bundle, name, mount).await
+    }
+
+    async fn create_in(
+        &self,
+        bundle: &Path,
+        name: &str,
+        (kind, source, options): Snapshot<'_>,
+    ) -> ttrpc::Result<std::thread::JoinHandle<String>> {
         let out = fifo(&bundle.join("stdout"));
         let said = reader(out.clone());
-        let (kind, source, options) = mount;
         let create = CreateTaskRequest {
-            id: name.to_owned(),
-            bundle: bundle.display().to_string(),
             rootfs: vec![Mount {
                 type_: kind.to_owned(),
                 source: source.to_owned(),
@@ -129,7 +153,7 @@ impl Pod {
                 ..Default::default()
             }],
             stdout: out.clone(),
-            ..Default::default()
+            ..self.request(name, bundle)
         };
         let created = self.task.create(limit(), &create).await;
         if created.is_err() {
@@ -140,14 +164,18 @@ impl Pod {
         created.map(|_| said)
     }
 
-    /// Runs a container on such a snapshot to its end.
-    async fn run(&self, name: &str, script: &str, mount: (&str, &str, &[&str])) -> Ended {
-        let said = self.create(name, script, mount).await.unwrap();
+    async fn start(&self, name: &str) {
         let begin = StartRequest {
             id: name.to_owned(),
             ..Default::default()
         };
         self.task.start(limit(), &begin).await.unwrap();
+    }
+
+    /// Runs a container on such a snapshot to its end.
+    async fn run(&self, name: &str, script: &str, mount: Snapshot<'_>) -> Ended {
+        let said = self.create(name, script, mount).await.unwrap();
+        self.start(name).await;
         let code = self.wait(name).await;
         self.delete(name).await;
         Ended {
@@ -172,17 +200,23 @@ impl Pod {
         self.task.delete(limit(), &delete).await.unwrap();
     }
 
+    /// Ends the pod, and the process.
     async fn remove(self) {
+        let id = self.place.id.clone();
         let kill = KillRequest {
-            id: self.id.clone(),
+            id: id.clone(),
             signal: 9,
             ..Default::default()
         };
         self.task.kill(limit(), &kill).await.unwrap();
-        self.wait(&self.id).await;
-        self.delete(&self.id).await;
+        self.wait(&id).await;
+        self.delete(&id).await;
+        self.shut_down().await;
+    }
+
+    async fn shut_down(&self) {
         let shutdown = ShutdownRequest {
-            id: self.id.clone(),
+            id: self.place.id.clone(),
             now: true,
             ..Default::default()
         };
@@ -208,6 +242,18 @@ fn inside(image: &Path, path: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Was an ext4 image left as an unmount leaves it?
+fn is_clean(image: &Path) -> bool {
+    let output = std::process::Command::new("dumpe2fs")
+        .arg("-h")
+        .arg(image)
+        .output()
+        .expect("dumpe2fs is there: `apt install e2fsprogs`");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("has_journal"), "{text}");
+    !text.contains("needs_recovery")
+}
+
 const WRITES: &str = "echo kept > /marker && cat /marker && stat -f -c %T /";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +261,7 @@ async fn a_writable_block_snapshot_is_the_root_itself() {
     if !in_machine() {
         return;
     }
-    let pod = Pod::new("block-root").await;
+    let pod = Shim::with_pod("block-root").await;
     // As the devmapper snapshotter gives a container's own snapshot.
     let image = pod.image("ext4");
     let disk = LoopDevice::over(&image);
@@ -224,6 +270,7 @@ async fn a_writable_block_snapshot_is_the_root_itself() {
     assert_eq!((ended.code, ended.said.as_str()), (0, "kept\next2/ext3\n"));
     assert_eq!(disk.users(), Vec::<String>::new());
     assert_eq!(inside(&image, "/marker"), "kept\n");
+    assert!(is_clean(&image));
     // As blockfile gives it: a file. What was written is there.
     let path = image.display().to_string();
     let mount = ("ext4", path.as_str(), &["rw", "loop"][..]);
@@ -233,11 +280,35 @@ async fn a_writable_block_snapshot_is_the_root_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_in_a_machine_of_its_own_leaves_a_clean_snapshot() {
+    if !in_machine() {
+        return;
+    }
+    // As `ctr run` makes it: there is no pod.
+    let place = Place::new("single-root");
+    let image = place.image("ext4");
+    let id = place.id.clone();
+    let own = spec(Path::new("rootfs"), WRITES, &json!({}));
+    let bundle = crio_bundle(place.path(), &id, &own);
+    let shim = Shim::new(place, &bundle).await;
+    let path = image.display().to_string();
+    let mount = ("ext4", path.as_str(), &["rw"][..]);
+    let said = shim.create_in(&bundle, &id, mount).await.unwrap();
+    shim.start(&id).await;
+    assert_eq!(shim.wait(&id).await, 0);
+    shim.delete(&id).await;
+    assert_eq!(inside(&image, "/marker"), "kept\n");
+    assert!(is_clean(&image));
+    shim.shut_down().await;
+    assert_eq!(said.join().unwrap(), "kept\next2/ext3\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_block_snapshot_stays_as_it_was_below_what_is_written() {
     if !in_machine() {
         return;
     }
-    let pod = Pod::new("image-root").await;
+    let pod = Shim::with_pod("image-root").await;
     for kind in ["ext4", "erofs"] {
         let image = pod.image(kind);
         let before = std::fs::read(&image).unwrap();
@@ -256,9 +327,9 @@ async fn what_cannot_be_a_root_is_refused_and_the_pod_goes_on() {
     if !in_machine() {
         return;
     }
-    let pod = Pod::new("odd-root").await;
+    let pod = Shim::with_pod("odd-root").await;
     let image = pod.image("ext4").display().to_string();
-    let empty = LoopDevice::new(pod.path(), "empty", 1);
+    let empty = LoopDevice::new(pod.place.path(), "empty", 1);
     for (name, mount, word) in [
         ("xfs", ("xfs", image.as_str(), &["rw"][..]), "ext4"),
         (

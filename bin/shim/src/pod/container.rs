@@ -80,6 +80,10 @@ impl Container {
         &self.shared
     }
 
+    pub(super) fn has_disks(&self) -> bool {
+        !self.disks.is_empty()
+    }
+
     pub(super) fn take_disks(&mut self) -> Vec<Use> {
         std::mem::take(&mut self.disks)
     }

@@ -62,14 +62,20 @@ impl Pod {
             let state = self.lock();
             state.containers.len() == 1
         };
-        let is_pod = self.with(id, |container| Ok(container.is_pod()))?;
-        if is_pod || alone {
-            self.end_machine().await;
-        } else if let Ok(sandbox) = self.running() {
+        let (is_pod, has_disks) = self.with(id, |container| {
+            Ok((container.is_pod(), container.has_disks()))
+        })?;
+        let last = is_pod || alone;
+        // With the machine everything ends; but file systems of the host's are
+        // unmounted first.
+        if let Ok(sandbox) = self.running()
+            && (!last || has_disks)
+        {
             match sandbox.container(id).remove().await {
                 // Gone with its machine.
                 Ok(()) | Err(bulkhead_sandbox::AgentError::Gone(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if !last => return Err(error.into()),
+                Err(error) => tracing::warn!(id, %error, "not removed before its machine"),
             }
         }
         let disks = self.with(id, |container| Ok(container.take_disks()))?;
@@ -78,6 +84,9 @@ impl Pod {
                 Ok(_) => used.release().await,
                 Err(_) => used.forget(),
             }
+        }
+        if last {
+            self.end_machine().await;
         }
         let container = self.lock().containers.remove(id);
         if is_pod {
