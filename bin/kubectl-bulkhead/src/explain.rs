@@ -3,7 +3,8 @@
 use std::fmt;
 
 use bulkhead_kataconfig::{
-    Action, FEATURE_LABEL, KataConfig, KataNode, MEMBER_LABEL, NodePhase, WORKER_LABEL,
+    Action, CONTROL_PLANE_LABELS, FEATURE_LABEL, KataConfig, KataNode, MEMBER_LABEL, NodePhase,
+    WORKER_LABEL,
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -141,9 +142,13 @@ fn ready(explained: &mut Explanation, node: &Node) {
 fn unselected(explained: &mut Explanation, name: &str, config: &KataConfig, node: &Node) {
     let labels = node.labels();
     let spec = &config.spec;
-    if !labels.contains_key(WORKER_LABEL) {
+    let has = |label: &str| labels.contains_key(label);
+    if !has(WORKER_LABEL) && CONTROL_PLANE_LABELS.into_iter().any(has) {
         explained.say(
-            format!("it has no label `{WORKER_LABEL}`, and {name} takes workers only"),
+            format!(
+                "it is a control-plane node without the label `{WORKER_LABEL}`, and {name} takes \
+                 workers only"
+            ),
             &format!(
                 "kubectl label node {} {WORKER_LABEL}=",
                 explained.node.clone()

@@ -41,6 +41,11 @@ pub const FINALIZER: &str = "kataconfiguration.openshift.io/finalizer";
 pub const MEMBER_LABEL: &str = "node-role.kubernetes.io/kata-oc";
 /// Label of the nodes a cluster's workloads run on.
 pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
+/// Labels of the nodes that run the cluster itself.
+pub const CONTROL_PLANE_LABELS: [&str; 2] = [
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/master",
+];
 /// What Node Feature Discovery writes on a node that can run virtual machines.
 pub const FEATURE_LABEL: &str = "feature.node.kubernetes.io/runtime.kata";
 /// Taint with which new nodes may register; it goes when the node is ready.

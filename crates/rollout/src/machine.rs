@@ -21,8 +21,8 @@ mod objects;
 pub(crate) use objects::{provide, retire, tell};
 
 use bulkhead_kataconfig::{
-    Action, DEFAULT_HANDLER, KataConfig, KataNodeSpec, MEMBER_LABEL, NodeInstall, Runtime,
-    WORKER_LABEL,
+    Action, CONTROL_PLANE_LABELS, DEFAULT_HANDLER, KataConfig, KataNodeSpec, MEMBER_LABEL,
+    NodeInstall, Runtime, WORKER_LABEL,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
@@ -40,11 +40,6 @@ pub(crate) const POOL: &str = "kata-oc";
 const ROLE_LABEL: &str = "machineconfiguration.openshift.io/role";
 const MASTER: &str = "master";
 const WORKER: &str = "worker";
-/// Labels of control-plane nodes; no custom pool may hold them.
-const CONTROL_PLANE: [&str; 2] = [
-    "node-role.kubernetes.io/master",
-    "node-role.kubernetes.io/control-plane",
-];
 
 /// What a node is to the MCO.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,8 +144,9 @@ pub(crate) fn oppose(snapshot: &Snapshot, wants: &mut [Want<'_>]) {
     }
 }
 
+/// No custom pool may hold such a node.
 fn control_plane(node: &NodeView) -> bool {
-    CONTROL_PLANE
+    CONTROL_PLANE_LABELS
         .iter()
         .any(|label| node.labels.contains_key(*label))
 }

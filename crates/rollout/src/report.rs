@@ -177,7 +177,9 @@ fn ready(want: &Want<'_>, census: &Census<'_>) -> Says {
     };
     let message = match all {
         _ if want.deleting => "the KataConfig is being deleted".to_owned(),
-        0 => "no node that can run virtual machines is selected".to_owned(),
+        0 => "no node that can run virtual machines is selected; control-plane nodes are not, \
+              unless they have the label node-role.kubernetes.io/worker"
+            .to_owned(),
         _ => format!("{done} of {all} nodes are ready"),
     };
     Says {

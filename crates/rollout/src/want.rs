@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bulkhead_kataconfig::{
-    DEFAULT_HANDLER, FEATURE_LABEL, HandlerSpec, KataConfig, NodeInstall, Overhead, Runtime,
-    WORKER_LABEL, millicores, parse_duration, parse_memory,
+    CONTROL_PLANE_LABELS, DEFAULT_HANDLER, FEATURE_LABEL, HandlerSpec, KataConfig, NodeInstall,
+    Overhead, Runtime, WORKER_LABEL, millicores, parse_duration, parse_memory,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{Selector, SelectorExt};
@@ -36,6 +36,15 @@ pub(crate) struct Want<'a> {
     /// Whether the Machine Config Operator installs, not the nodes' agents.
     pub(crate) by_machine_config: bool,
     selector: Option<Selector>,
+    /// Whether workers are labelled so here, all of them.
+    workers_are_labelled: bool,
+}
+
+/// OpenShift labels every worker. Elsewhere most have no role at all, and a
+/// worker is what is not told to be something else.
+fn is_worker(node: &NodeView, labelled: bool) -> bool {
+    let has = |label: &str| node.labels.contains_key(label);
+    has(WORKER_LABEL) || (!labelled && !CONTROL_PLANE_LABELS.into_iter().any(has))
 }
 
 impl Want<'_> {
@@ -48,7 +57,7 @@ impl Want<'_> {
             .is_some_and(|selector| selector.matches(&node.labels));
         !self.deleting
             && chosen
-            && node.labels.contains_key(WORKER_LABEL)
+            && is_worker(node, self.workers_are_labelled)
             && (feature || !self.config.spec.check_node_eligibility)
     }
 
@@ -160,6 +169,7 @@ fn want<'a>(snapshot: &'a Snapshot, name: &'a str, config: &'a KataConfig) -> Wa
         obstacle,
         by_machine_config,
         selector: selector.ok(),
+        workers_are_labelled: snapshot.machine_configs.is_some(),
     }
 }
 

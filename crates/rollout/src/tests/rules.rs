@@ -165,6 +165,30 @@ fn machines_that_cannot_are_ineligible_and_hold_nobody_up() {
 }
 
 #[test]
+fn a_worker_need_not_be_labelled_but_the_control_plane_is_none() {
+    let mut world = World::new(4, 1);
+    let roles = [
+        None,
+        Some("control-plane"),
+        Some("master"),
+        Some("control-plane"),
+    ];
+    for (node, role) in world.snapshot.nodes.values_mut().zip(roles) {
+        node.labels.remove(WORKER_LABEL);
+        let role = role.map(|role| format!("node-role.kubernetes.io/{role}"));
+        node.labels.extend(role.map(|role| (role, String::new())));
+    }
+    // Who labels it wants it.
+    let both = world.snapshot.nodes.get_mut("node-0003").unwrap();
+    both.labels.insert(WORKER_LABEL.to_owned(), String::new());
+    world.config("kata", |_| {});
+    world.settle();
+    let installed = |name: &str| world.machines[name].installed.is_some();
+    let nodes = ["node-0000", "node-0001", "node-0002", "node-0003"];
+    assert_eq!(nodes.map(installed), [true, false, false, true]);
+}
+
+#[test]
 fn eligibility_can_be_left_to_node_feature_discovery() {
     let mut world = World::new(3, 1);
     let node = world.snapshot.nodes.get_mut("node-0002").unwrap();
