@@ -1,3 +1,4 @@
+mod hostile;
 mod long;
 mod mco;
 mod pods;
