@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Fault {
     verb: String,
     resource: String,
+    /// Empty for anybody.
+    user: String,
     effect: Effect,
     skip: u32,
     times: Option<u32>,
@@ -40,6 +42,7 @@ impl Fault {
         Self {
             verb: "*".into(),
             resource: "*".into(),
+            user: String::new(),
             effect,
             skip: 0,
             times: None,
@@ -60,6 +63,13 @@ impl Fault {
     pub fn on(mut self, verb: &str, resource: &str) -> Self {
         self.verb = verb.into();
         self.resource = resource.into();
+        self
+    }
+
+    /// Only requests of a user; else also those without a name, which are an administrator's.
+    #[must_use]
+    pub fn by(mut self, user: &str) -> Self {
+        self.user = user.into();
         self
     }
 
@@ -84,9 +94,10 @@ impl Fault {
         self
     }
 
-    fn matches(&self, verb: &str, resource: &str) -> bool {
+    fn matches(&self, verb: &str, resource: &str, user: &str) -> bool {
         let is = |wanted: &str, found: &str| wanted == "*" || wanted == found;
-        is(&self.verb, verb) && is(&self.resource, resource)
+        let whose = self.user.is_empty() || self.user == user;
+        is(&self.verb, verb) && is(&self.resource, resource) && whose
     }
 }
 
@@ -113,10 +124,10 @@ impl Faults {
     }
 
     /// What happens to a request; several faults may hit one.
-    pub(crate) fn hit(&mut self, verb: &str, resource: &str) -> Vec<Effect> {
+    pub(crate) fn hit(&mut self, verb: &str, resource: &str, user: &str) -> Vec<Effect> {
         let mut effects = Vec::new();
         for fault in &mut self.list {
-            if !fault.matches(verb, resource) || fault.times == Some(0) {
+            if !fault.matches(verb, resource, user) || fault.times == Some(0) {
                 continue;
             }
             if fault.skip > 0 {
@@ -155,11 +166,20 @@ mod tests {
     fn a_fault_hits_what_it_names_as_often_as_it_says() {
         let mut faults = Faults::default();
         faults.add(Fault::status(503).on("list", "nodes").after(1).times(2));
-        let hits = |faults: &mut Faults| faults.hit("list", "nodes").len();
-        assert_eq!(faults.hit("list", "pods"), []);
-        assert_eq!(faults.hit("get", "nodes"), []);
+        let hits = |faults: &mut Faults| faults.hit("list", "nodes", "").len();
+        assert_eq!(faults.hit("list", "pods", ""), []);
+        assert_eq!(faults.hit("get", "nodes", ""), []);
         let seen: Vec<_> = (0..5).map(|_| hits(&mut faults)).collect();
         assert_eq!(seen, [0, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_fault_may_be_for_one_user_alone() {
+        let mut faults = Faults::default();
+        faults.add(Fault::status(500).by("robot"));
+        assert_eq!(faults.hit("get", "x", "").len(), 0);
+        assert_eq!(faults.hit("get", "x", "somebody").len(), 0);
+        assert_eq!(faults.hit("get", "x", "robot").len(), 1);
     }
 
     #[test]
@@ -169,7 +189,7 @@ mod tests {
             faults.seed(seed);
             faults.add(Fault::status(500).per_mille(300));
             (0..200)
-                .map(|_| faults.hit("get", "x").len())
+                .map(|_| faults.hit("get", "x", "").len())
                 .collect::<Vec<_>>()
         };
         assert_eq!(run(7), run(7));

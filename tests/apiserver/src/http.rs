@@ -171,7 +171,7 @@ async fn objects(shared: &Arc<Shared>, call: &Call, place: &Place) -> io::Result
         user: call.user.name.clone(),
         time: SystemTime::now(),
     });
-    let effects = shared.faults().hit(verb, &resource);
+    let effects = shared.faults().hit(verb, &resource, &call.user.name);
     let mut cut = None;
     for effect in effects {
         match effect {
@@ -183,12 +183,16 @@ async fn objects(shared: &Arc<Shared>, call: &Call, place: &Place) -> io::Result
             }
         }
     }
+    let one = match verb {
+        "list" | "watch" => one(&call.query.fields),
+        _ => None,
+    };
     let asked = Asked {
         verb,
         group: &place.group,
         resource,
         namespace: &place.namespace,
-        name: &place.name,
+        name: one.unwrap_or(&place.name),
     };
     let answer = match target(shared, call, place, &asked) {
         Ok(target) if verb == "watch" => return Ok(stream::watch(shared, call, &target, cut)),
@@ -214,6 +218,15 @@ fn verb(call: &Call, place: &Place) -> Result<&'static str, Failure> {
         Method::DELETE => "delete",
         _ => return Err(Failure::not_allowed()),
     })
+}
+
+/// The one object a selector of fields leaves, which is what a list or a watch then asks for: so
+/// roles with `resourceNames` may allow it.
+/// <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources>
+fn one(fields: &str) -> Option<&str> {
+    let mut parts = fields.split(',');
+    let value = parts.find_map(|part| part.strip_prefix("metadata.name="))?;
+    Some(value.strip_prefix('=').unwrap_or(value))
 }
 
 /// What the path leads to, if the user may ask for it.

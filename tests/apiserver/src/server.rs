@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
@@ -64,12 +64,22 @@ pub struct Recorded {
     pub time: SystemTime,
 }
 
+/// Is told of each request.
+struct Observer(Box<dyn Fn(&Recorded) + Send + Sync>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// What requests share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     cluster: Mutex<Cluster>,
     faults: Mutex<Faults>,
     requests: Mutex<VecDeque<Recorded>>,
+    observer: OnceLock<Observer>,
     enforce: AtomicBool,
     /// Moves with everything that may concern a watch.
     pub(crate) moved: watch::Sender<u64>,
@@ -91,6 +101,9 @@ impl Shared {
     }
 
     pub(crate) fn record(&self, request: Recorded) {
+        if let Some(Observer(observer)) = self.observer.get() {
+            observer(&request);
+        }
         let mut requests = self.requests();
         if requests.len() == REQUESTS {
             requests.pop_front();
@@ -127,6 +140,7 @@ impl Server {
             cluster: Mutex::new(Cluster::new(options.history)),
             faults: Mutex::default(),
             requests: Mutex::default(),
+            observer: OnceLock::new(),
             enforce: AtomicBool::new(false),
             moved: watch::Sender::new(0),
             bookmarks: options.bookmarks,
@@ -230,6 +244,12 @@ impl Server {
     /// Forgets the requests so far.
     pub fn clear_requests(&self) {
         self.shared.requests().clear();
+    }
+
+    /// Has `observer` told of each request from now on, before anything is done about it: what
+    /// it kills, it kills in the middle of that request. Only the first observer counts.
+    pub fn observe(&self, observer: impl Fn(&Recorded) + Send + Sync + 'static) {
+        let _ = self.shared.observer.set(Observer(Box::new(observer)));
     }
 
     /// Whether requests need a role that allows them. Those without a name are an administrator's.
