@@ -11,7 +11,9 @@ use bulkhead_kataconfig::{KataConfig, KataNode};
 use bulkhead_rollout::{MachineConfigs, PodView, Snapshot};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Event;
 
 use crate::machine_config::{self, MachineConfig, MachineConfigPool};
@@ -25,6 +27,8 @@ pub(crate) enum Heard {
     Node(Event<Node>),
     Pod(Event<Pod>),
     Class(Event<RuntimeClass>),
+    /// Of the kinds of OpenShift's Machine Config Operator.
+    Definition(Event<PartialObjectMeta<CustomResourceDefinition>>),
     MachineConfig(Event<MachineConfig>),
     Pool(Event<MachineConfigPool>),
 }
@@ -136,16 +140,20 @@ pub(crate) struct Cluster {
     pods: BTreeMap<String, (String, PodView)>,
     listed_pods: BTreeMap<String, (String, PodView)>,
     pods_complete: bool,
-    /// The system's extension, where the cluster has a Machine Config Operator.
-    extension: Option<String>,
+    /// The system's extension, for where the cluster has a Machine Config
+    /// Operator.
+    extension: String,
+    definitions: Kind<()>,
+    /// Whether it has one, or had since this program began.
+    has_machine_configs: bool,
     machine_configs: Kind<bulkhead_rollout::MachineConfigView>,
     pools: Kind<bulkhead_rollout::PoolView>,
 }
 
 impl Cluster {
-    /// Nothing is known yet, but whether there is a Machine Config Operator and
-    /// the extension to have it enable.
-    pub(crate) fn new(extension: Option<String>) -> Self {
+    /// Nothing is known yet, but the extension a Machine Config Operator is to
+    /// enable.
+    pub(crate) fn new(extension: String) -> Self {
         Self {
             extension,
             ..Self::default()
@@ -160,6 +168,10 @@ impl Cluster {
             Heard::Node(event) => self.nodes.hear(event, views::node),
             Heard::Class(event) => self.classes.hear(event, views::class),
             Heard::Pod(event) => self.hear_pod(event),
+            Heard::Definition(event) => {
+                self.definitions.hear(event, |_| ());
+                self.has_machine_configs |= !self.definitions.objects.is_empty();
+            }
             Heard::MachineConfig(event) => {
                 self.machine_configs.hear(event, machine_config::config);
             }
@@ -202,7 +214,13 @@ impl Cluster {
             && self.nodes.complete
             && self.classes.complete
             && self.pods_complete
-            && (self.extension.is_none() || (self.machine_configs.complete && self.pools.complete))
+            && self.definitions.complete
+            && (!self.has_machine_configs || (self.machine_configs.complete && self.pools.complete))
+    }
+
+    /// Whether the cluster has a Machine Config Operator.
+    pub(crate) fn has_machine_configs(&self) -> bool {
+        self.has_machine_configs
     }
 
     /// What decisions are made from. The tables are lent, not copied.
@@ -211,8 +229,8 @@ impl Cluster {
         into.kata_nodes = std::mem::take(&mut self.kata_nodes.objects);
         into.nodes = std::mem::take(&mut self.nodes.objects);
         into.classes = std::mem::take(&mut self.classes.objects);
-        into.machine_configs = self.extension.as_ref().map(|extension| MachineConfigs {
-            extension: extension.clone(),
+        into.machine_configs = self.has_machine_configs.then(|| MachineConfigs {
+            extension: self.extension.clone(),
             configs: std::mem::take(&mut self.machine_configs.objects),
             pools: std::mem::take(&mut self.pools.objects),
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bulkhead_kataconfig::OPERATOR;
 use bulkhead_rollout::{Outcome, Snapshot, plan};
 use futures_util::FutureExt;
-use futures_util::stream::{FusedStream, StreamExt};
+use futures_util::stream::StreamExt;
 use jiff::Timestamp;
 use kube::{Client, Config};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
@@ -16,9 +16,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::apply::{Writer, kind};
 use crate::cluster::{Cluster, Heard};
-use crate::machine_config;
 use crate::metrics::{self, Metrics};
-use crate::watch::watches;
+use crate::watch::{Streams, machine_configs, watches};
 use crate::{Error, Run};
 
 /// How long the lease is valid, and how long before its end it is renewed, in
@@ -42,17 +41,15 @@ pub(crate) async fn run(run: Run) -> Result<(), Error> {
     let identity = identity(&run);
     let lease = lease(&client, &run, &identity).await?;
     let (leading, renewal) = lease.watch().await;
-    let machine_configs = machine_config::there(&client)
-        .await
-        .map_err(Error::Groups)?;
-    let streams = watches(&client, &metrics, machine_configs);
+    let streams = watches(&client, &metrics);
     let mut control = Control {
-        cluster: Cluster::new(machine_configs.then_some(run.extension)),
+        cluster: Cluster::new(run.extension),
         snapshot: Snapshot {
             releases: run.releases.into_iter().collect::<BTreeMap<_, _>>(),
             ..Snapshot::default()
         },
         writer: Writer::new(&client, &identity),
+        client,
         metrics,
         leading,
         pause: PAUSE,
@@ -98,26 +95,24 @@ struct Control {
     cluster: Cluster,
     snapshot: Snapshot,
     writer: Writer,
+    client: Client,
     metrics: Metrics,
     leading: watch::Receiver<bool>,
     pause: Duration,
 }
 
 impl Control {
-    async fn run(
-        &mut self,
-        mut heard: impl FusedStream<Item = Heard> + Unpin,
-    ) -> Result<(), Error> {
+    async fn run(&mut self, mut heard: Streams) -> Result<(), Error> {
         let mut wake = None;
         loop {
             tokio::select! {
-                news = heard.next() => self.cluster.hear(news.ok_or(Error::WatchesEnded)?),
+                news = heard.next() => self.hear(news.ok_or(Error::WatchesEnded)?, &mut heard),
                 changed = self.leading.changed() => changed.map_err(|_| Error::WatchesEnded)?,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             // All that is there: one decision for many changes.
             while let Some(Some(news)) = heard.next().now_or_never() {
-                self.cluster.hear(news);
+                self.hear(news, &mut heard);
             }
             let leads = *self.leading.borrow_and_update();
             self.metrics.leads(leads);
@@ -126,6 +121,17 @@ impl Control {
                 true => self.decide().await,
                 false => None,
             };
+        }
+    }
+
+    /// Takes in news, and listens to more once there is a Machine Config
+    /// Operator.
+    fn hear(&mut self, news: Heard, streams: &mut Streams) {
+        let before = self.cluster.has_machine_configs();
+        self.cluster.hear(news);
+        if !before && self.cluster.has_machine_configs() {
+            tracing::info!("this cluster has MachineConfigs");
+            streams.extend(machine_configs(&self.client, &self.metrics));
         }
     }
 

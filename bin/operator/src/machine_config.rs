@@ -8,7 +8,7 @@ use bulkhead_kataconfig::{MANAGED_LABEL, OPERATOR};
 use bulkhead_rollout::{MachineConfigView, MachineView, PoolSpec, PoolView};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::{Client, CustomResource, ResourceExt};
+use kube::{CustomResource, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -84,12 +84,6 @@ pub(crate) struct PoolCondition {
     kind: String,
     status: String,
     message: String,
-}
-
-/// Whether the cluster has a Machine Config Operator.
-pub(crate) async fn there(client: &Client) -> Result<bool, kube::Error> {
-    let groups = client.list_api_groups().await?.groups;
-    Ok(groups.iter().any(|group| group.name == GROUP))
 }
 
 fn managed(object: &impl ResourceExt) -> bool {

@@ -108,9 +108,6 @@ pub(crate) enum Error {
     /// The client cannot be set up.
     #[error("the client of the API server cannot be set up")]
     Client(#[source] kube::Error),
-    /// The API server does not say what it has.
-    #[error("the API server does not list its groups of APIs")]
-    Groups(#[source] kube::Error),
     /// The lease cannot be handled.
     #[error(
         "the lease `{namespace}/bulkhead-operator` cannot be set up; does the namespace exist?"

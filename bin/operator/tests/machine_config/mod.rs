@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::stage::{Stage, sample};
+use crate::stage::{Stage, holds, sample};
 
 const GROUP: &str = "machineconfiguration.openshift.io";
 const CONFIG: &str = "50-enable-sandboxed-containers-extension";
@@ -78,7 +78,11 @@ impl Drop for OpenShift {
 
 impl OpenShift {
     async fn new(nodes: usize) -> Self {
-        let stage = Stage::new(nodes).await;
+        Self::of(Stage::new(nodes).await)
+    }
+
+    /// A cluster becomes one of OpenShift's.
+    fn of(stage: Stage) -> Self {
         for (kind, plural) in [
             ("MachineConfig", "machineconfigs"),
             ("MachineConfigPool", "machineconfigpools"),
@@ -331,4 +335,23 @@ async fn killed_at_every_node_it_goes_on_on_openshift() {
         .until("the end", |configs: &[KataConfig]| configs.is_empty())
         .await;
     assert_eq!(openshift.names("MachineConfigPool").await, ["worker"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_config_operator_that_comes_later_is_noticed() {
+    let mut stage = Stage::new(2).await;
+    let mut config = sample("samples/kataconfig.yaml");
+    config.spec.node_install = NodeInstall::MachineConfig;
+    stage.start();
+    stage.apply(&config).await;
+    stage
+        .until(
+            "the missing operator to be told of",
+            |configs: &[KataConfig]| configs.iter().any(|config| holds(config, "Blocked")),
+        )
+        .await;
+    let openshift = OpenShift::of(stage);
+    openshift.stage.ready().await;
+    let configs = openshift.names("MachineConfig").await;
+    assert!(configs.contains(&CONFIG.to_owned()), "{configs:?}");
 }
