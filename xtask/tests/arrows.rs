@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
     ("bulkhead-status", &[]),
+    ("bulkhead-telemetry", &[]),
     (
         "bulkhead-bundle",
         &["bulkhead-config", "bulkhead-protocol", "bulkhead-status"],
@@ -91,7 +92,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bulkhead-apiserver", &[]),
     (
         "bulkhead-operator",
-        &["bulkhead-kataconfig", "bulkhead-rollout"],
+        &[
+            "bulkhead-kataconfig",
+            "bulkhead-rollout",
+            "bulkhead-telemetry",
+        ],
     ),
     (
         "bulkhead-node-agent",
@@ -100,6 +105,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bulkhead-installer",
             "bulkhead-kataconfig",
             "bulkhead-provision",
+            "bulkhead-telemetry",
         ],
     ),
     ("kubectl-bulkhead", &["bulkhead-kataconfig"]),

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::machine::{Machine, Proof, Refusal, Seen, Serves};
+use crate::metrics::{Ended, Metrics};
 use crate::order::{self, Work};
 use crate::{Cli, Error, words};
 
@@ -43,6 +44,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
     let own = machine
         .id()
         .map_err(|error| Error::Machine(Box::new(error)))?;
+    let metrics = Metrics::new();
+    if let Some(address) = cli.metrics_address {
+        bulkhead_telemetry::serve(address, Arc::new(metrics.clone())).await?;
+    }
     let api: Api<KataNode> = Api::all(client);
     let (sender, steps) = mpsc::unbounded_channel();
     let mut agent = Agent {
@@ -59,6 +64,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         write_at: None,
         look_at: Some(Instant::now()),
         running: None,
+        begun: None,
+        metrics,
     };
     // The name was checked: it holds nothing a selector gives a meaning.
     let only = Config::default().fields(&format!("metadata.name={}", cli.node_name));
@@ -105,6 +112,35 @@ enum Outcome {
     Uninstalled(Result<(), Refusal>, Serves),
 }
 
+impl Outcome {
+    fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Looked(..) => None,
+            Self::Installed(_, done, _) => done.as_ref().err(),
+            Self::Verified(done) => done.as_ref().err(),
+            Self::Uninstalled(done, _) => done.as_ref().err(),
+        }
+    }
+
+    fn ended(&self) -> Ended {
+        match (self, self.refusal()) {
+            (_, Some(refusal)) if refusal.stopped() => Ended::Stopped,
+            (_, Some(_)) => Ended::Failed,
+            (Self::Verified(Ok(proof)), _) if proof.wrong.is_some() => Ended::Failed,
+            _ => Ended::Done,
+        }
+    }
+
+    /// What the machine was found to serve as it was installed.
+    fn proven(&self) -> Option<&Serves> {
+        match self {
+            Self::Installed(_, Ok(serves), _) => Some(serves),
+            Self::Verified(Ok(proof)) if proof.wrong.is_none() => Some(&proof.serves),
+            _ => None,
+        }
+    }
+}
+
 struct Agent {
     api: Api<KataNode>,
     name: String,
@@ -123,6 +159,17 @@ struct Agent {
     /// When to look again at what was found good.
     look_at: Option<Instant>,
     running: Option<JoinHandle<Outcome>>,
+    /// What runs, and since when.
+    begun: Option<Begun>,
+    metrics: Metrics,
+}
+
+/// A work that was begun.
+struct Begun {
+    work: Work,
+    at: Instant,
+    /// Whether a pod of each handler is run for it.
+    smoke: bool,
 }
 
 impl Agent {
@@ -142,8 +189,13 @@ impl Agent {
                         self.hear(node);
                     }
                     Ok(Event::Apply(node)) => self.hear(node),
-                    Ok(Event::InitDone) if listed => {}
-                    Ok(Event::InitDone | Event::Delete(_)) => self.forget(),
+                    Ok(Event::InitDone) => {
+                        self.metrics.hears();
+                        if !listed {
+                            self.forget();
+                        }
+                    }
+                    Ok(Event::Delete(_)) => self.forget(),
                     Err(error) => tracing::warn!(%error, "the watch broke; it is begun again"),
                 },
                 Some(step) = steps.recv() => self.step(step),
@@ -152,7 +204,10 @@ impl Agent {
                     // Steps are told before the end.
                     while steps.try_recv().is_ok() {}
                     match done {
-                        Ok(outcome) => self.end(outcome),
+                        Ok(outcome) => {
+                            self.count(&outcome);
+                            self.end(outcome);
+                        }
                         Err(error) => self.fail(&format!("the agent's work ended: {error}")),
                     }
                 }
@@ -160,7 +215,25 @@ impl Agent {
                 () = until(self.look_at), if self.looks() => {}
             }
             self.begin();
+            self.metrics
+                .tell(&self.told, self.node.as_ref().map(|node| &node.spec));
             self.write().await;
+        }
+    }
+
+    /// Counts a work that ended.
+    fn count(&mut self, outcome: &Outcome) {
+        let Some(Begun { work, at, smoke }) = self.begun.take() else {
+            return;
+        };
+        self.metrics.worked(work, at.elapsed(), outcome.ended());
+        match outcome.proven() {
+            Some(serves) if smoke => self.metrics.verified(&serves.handlers),
+            Some(_) => self.metrics.verified(&[]),
+            None if work == Work::Uninstall && outcome.ended() == Ended::Done => {
+                self.metrics.removed();
+            }
+            None => {}
         }
     }
 
@@ -221,6 +294,12 @@ impl Agent {
             Work::Look | Work::Verify => {}
         }
         let interval = parse_duration(&spec.verification.interval).unwrap_or(INTERVAL);
+        self.metrics.verifies_every(interval);
+        self.begun = Some(Begun {
+            work,
+            at: Instant::now(),
+            smoke: spec.verification.enabled,
+        });
         self.look_at = Some(Instant::now() + interval);
         let (machine, stop) = (self.machine.clone(), Arc::clone(&self.stop));
         let sender = self.sender.clone();
@@ -326,6 +405,7 @@ impl Agent {
             }
             (Some(wrong), Some(spec)) if proof.mendable && self.ordered(&spec) => {
                 tracing::warn!("not as installed, installed again: {wrong}");
+                self.metrics.mends();
                 self.told.last_error = Some(words::error(&format!("not as installed: {wrong}")));
                 self.start(Work::Install, spec);
             }
@@ -395,10 +475,12 @@ impl Agent {
         let patch = Patch::Apply(body);
         match self.api.patch_status(&self.name, &params, &patch).await {
             Ok(_) => {
+                self.metrics.wrote(true);
                 self.unwritten = false;
                 self.pause = PAUSE;
             }
             Err(error) => {
+                self.metrics.wrote(false);
                 tracing::warn!(%error, "the status could not be written");
                 self.write_at = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(PAUSE_MAX);

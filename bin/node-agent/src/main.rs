@@ -12,9 +12,11 @@
 
 mod agent;
 mod machine;
+mod metrics;
 mod order;
 mod words;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,6 +41,9 @@ struct Cli {
     /// How the API server is reached [default: KUBECONFIG, else the pod's service account]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Where metrics (/metrics) and probes (/healthz, /readyz) are served [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<SocketAddr>,
     #[command(flatten)]
     machine: MachineOptions,
 }
@@ -118,6 +123,9 @@ enum Error {
     /// The client cannot be set up.
     #[error("the client of the API server cannot be set up")]
     Client(#[source] kube::Error),
+    /// The address of the metrics is not to be had.
+    #[error(transparent)]
+    Listen(#[from] bulkhead_telemetry::ListenError),
     /// The kernel gives no event queue, thread or signal.
     #[error("the kernel refuses what is needed to begin")]
     Kernel(#[source] std::io::Error),

@@ -231,3 +231,90 @@ async fn nothing_is_removed_under_a_sandbox_unless_it_is_forced() {
     sandbox.kill().unwrap();
     sandbox.wait().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_tells_prometheus_what_it_tells_the_operator() {
+    let mut stage = Stage::new().await;
+    // Until the API server answers, there is no order to be ready for.
+    let refused = Fault::status(500).on("list", "katanodes");
+    stage.server.faults().add(refused);
+    stage.start();
+    assert_eq!(stage.ask("/healthz").0, "200");
+    let (status, why) = stage.ask("/readyz");
+    assert_eq!(status, "503", "{why}");
+    assert!(why.contains("order"), "{why}");
+    stage.server.faults().clear();
+    stage
+        .create(
+            json!({ "action": "install", "verification": { "enabled": false, "interval": "1h" } }),
+        )
+        .await;
+    stage
+        .until("Ready", |told| phase(told, NodePhase::Ready))
+        .await;
+    assert_eq!(stage.ask("/readyz").0, "200");
+    let is = |stage: &Stage, name: &str, value: f64| {
+        assert_eq!(
+            stage.figure(name),
+            Some(value),
+            "{}",
+            stage.ask("/metrics").1
+        );
+    };
+    is(&stage, r#"bulkhead_node_phase{phase="Ready"}"#, 1.0);
+    is(&stage, r#"bulkhead_node_version{version="1.0.0"}"#, 1.0);
+    is(&stage, r#"bulkhead_node_handler{handler="kata"}"#, 1.0);
+    is(
+        &stage,
+        "bulkhead_node_verification_interval_seconds",
+        3600.0,
+    );
+    let verified = stage.figure("bulkhead_node_verified_timestamp_seconds");
+    assert!(verified.unwrap() > 1e9);
+    // No pod was tried, so none is told of.
+    assert!(!stage.ask("/metrics").1.contains("smoke_timestamp_seconds{"));
+
+    stage.restart_with("exit 1");
+    let changes = json!({ "handlers": [{ "name": "kata" }, { "name": "kata-big" }] });
+    stage.order(Action::Install, changes).await;
+    stage
+        .until("Failed", |told| phase(told, NodePhase::Failed))
+        .await;
+    is(&stage, r#"bulkhead_node_phase{phase="Failed"}"#, 1.0);
+    is(&stage, r#"bulkhead_node_handler{handler="kata-big"}"#, 0.0);
+    let count = |result: &str| {
+        let labels = format!(r#"work="install",result="{result}""#);
+        format!("bulkhead_node_work_seconds_count{{{labels}}}")
+    };
+    is(&stage, &count("done"), 1.0);
+    is(&stage, &count("failed"), 1.0);
+}
+
+/// Prints what an agent costs its node, for `cargo xtask bench --operator`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn an_agent_costs() {
+    /// As much as the tuned guest and the release's programs take.
+    const PAYLOAD: u64 = 64 << 20;
+    let mut stage = Stage::new().await;
+    stage.weigh(PAYLOAD);
+    stage.start();
+    stage.create(json!({})).await;
+    stage
+        .until("a look", |told| !told.preflight.is_empty())
+        .await;
+    let idle = stage.memory("VmRSS");
+    let begun = std::time::Instant::now();
+    stage.order(Action::Install, json!({})).await;
+    stage
+        .until("Ready", |told| phase(told, NodePhase::Ready))
+        .await;
+    let figures = json!({
+        "resident_idle_kib": idle,
+        "resident_installed_kib": stage.memory("VmRSS"),
+        "resident_peak_kib": stage.memory("VmHWM"),
+        "install_s": begun.elapsed().as_secs_f64(),
+        "payload_mib": PAYLOAD >> 20,
+    });
+    println!("\nfigures: {figures}");
+}

@@ -1,6 +1,7 @@
 //! The controller: hears, decides, writes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_kataconfig::OPERATOR;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::apply::{Writer, kind};
 use crate::cluster::{Cluster, Heard};
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::watch::{Streams, machine_configs, watches};
 use crate::{Error, Run};
 
@@ -35,7 +36,7 @@ pub(crate) async fn run(run: Run) -> Result<(), Error> {
     let config = Config::infer().await.map_err(Error::Config)?;
     let client = Client::try_from(config).map_err(Error::Client)?;
     let metrics = Metrics::new();
-    metrics::serve(run.metrics_address, metrics.clone()).await?;
+    bulkhead_telemetry::serve(run.metrics_address, Arc::new(metrics.clone())).await?;
     let mut term = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let mut int = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let identity = identity(&run);
@@ -141,11 +142,7 @@ impl Control {
         self.snapshot.now = Timestamp::now();
         self.cluster.lend(&mut self.snapshot);
         let Outcome { steps, wake } = plan(&self.snapshot);
-        self.metrics.decided(
-            begun.elapsed(),
-            &self.snapshot.configs,
-            &self.snapshot.kata_nodes,
-        );
+        self.metrics.decided(begun.elapsed(), &self.snapshot);
         self.cluster.take_back(&mut self.snapshot);
         let next = wake.map(|at| until(at, self.snapshot.now));
         for step in steps {

@@ -120,14 +120,8 @@ pub(crate) enum Error {
         source: kube_lease_manager::LeaseManagerError,
     },
     /// The address of the metrics is not to be had.
-    #[error("`{address}` cannot be listened on; choose another --metrics-address")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel says.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] bulkhead_telemetry::ListenError),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] std::io::Error),

@@ -1,34 +1,19 @@
-//! Metrics and probes over HTTP.
+//! What is counted.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bulkhead_kataconfig::{Action, KataConfig, KataNode};
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use bulkhead_kataconfig::{Action, KataConfig, KataNode, parse_memory};
+use bulkhead_rollout::Snapshot;
+use bulkhead_telemetry::Telemetry;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-
-use crate::Error;
-
-/// Connections at one time.
-const CONNECTIONS: usize = 16;
-/// How long a client may take for a request.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// States of nodes, as `status.kataNodes` names them. All are told, those
 /// without nodes as 0: what was never there has no changes to Prometheus.
@@ -45,7 +30,7 @@ const STATES: [&str; 9] = [
 ];
 
 type Labels = [(&'static str, String); 2];
-type OfConfig = [(&'static str, String); 1];
+type One = [(&'static str, String); 1];
 
 /// What is counted.
 #[derive(Clone)]
@@ -54,9 +39,10 @@ pub(crate) struct Metrics(Arc<Counted>);
 struct Counted {
     registry: Registry,
     nodes: Family<Labels, Gauge>,
-    outdated: Family<OfConfig, Gauge>,
-    without_handler: Family<OfConfig, Gauge>,
+    outdated: Family<One, Gauge>,
+    without_handler: Family<One, Gauge>,
     conditions: Family<Labels, Gauge>,
+    overhead: Family<One, Gauge>,
     writes: Family<Labels, Counter>,
     watch_failures: Counter,
     decisions: Histogram,
@@ -79,6 +65,9 @@ impl Metrics {
         let conditions = Family::default();
         let help = "Conditions of a KataConfig, 1 when they hold";
         registry.register("condition", help, conditions.clone());
+        let overhead = Family::default();
+        let help = "Memory a RuntimeClass declares for each pod beside its containers";
+        registry.register("overhead_bytes", help, overhead.clone());
         let writes = Family::default();
         registry.register("writes", "Writes to the API server", writes.clone());
         let watch_failures = Counter::default();
@@ -101,6 +90,7 @@ impl Metrics {
             outdated,
             without_handler,
             conditions,
+            overhead,
             writes,
             watch_failures,
             decisions,
@@ -128,18 +118,20 @@ impl Metrics {
         self.0.ready.store(ready, Ordering::Relaxed);
     }
 
-    /// A decision was made, about these.
-    pub(crate) fn decided(
-        &self,
-        took: Duration,
-        configs: &BTreeMap<String, KataConfig>,
-        kata_nodes: &BTreeMap<String, KataNode>,
-    ) {
+    /// A decision was made, about this.
+    pub(crate) fn decided(&self, took: Duration, snapshot: &Snapshot) {
         let counted = &self.0;
         counted.decisions.observe(took.as_secs_f64());
         counted.forget();
-        counted.count_behind(configs, kata_nodes);
-        for (name, config) in configs {
+        counted.count_behind(&snapshot.configs, &snapshot.kata_nodes);
+        let classes = snapshot.classes.iter().filter(|(_, class)| class.managed);
+        for (name, class) in classes {
+            let declared = parse_memory(&class.memory).unwrap_or_default() << 20;
+            let label = [("runtimeclass", name.clone())];
+            let declared = i64::try_from(declared).unwrap_or(i64::MAX);
+            counted.overhead.get_or_create(&label).set(declared);
+        }
+        for (name, config) in &snapshot.configs {
             let Some(status) = &config.status else {
                 continue;
             };
@@ -166,14 +158,6 @@ impl Metrics {
         let labels = [("kind", kind.to_owned()), ("result", result.to_owned())];
         self.0.writes.get_or_create(&labels).inc();
     }
-
-    fn text(&self) -> String {
-        let mut text = String::new();
-        match encode(&mut text, &self.0.registry) {
-            Ok(()) => text,
-            Err(_) => String::new(),
-        }
-    }
 }
 
 impl Counted {
@@ -183,6 +167,7 @@ impl Counted {
         self.outdated.clear();
         self.without_handler.clear();
         self.conditions.clear();
+        self.overhead.clear();
     }
 
     /// Counts the nodes that have something else than what is wanted of them.
@@ -233,59 +218,17 @@ fn behind(node: &KataNode) -> Option<Behind> {
     lacks.then_some(Behind::Handler)
 }
 
-/// Serves until the program ends.
-pub(crate) async fn serve(address: SocketAddr, metrics: Metrics) -> Result<(), Error> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen { address, source })?;
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "serving metrics");
+impl Telemetry for Metrics {
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry)?;
+        Ok(text)
     }
-    tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
-            let Ok((stream, _)) = listener.accept().await else {
-                continue;
-            };
-            let metrics = metrics.clone();
-            tokio::spawn(async move {
-                let answer = service_fn(|request| std::future::ready(answer(&metrics, &request)));
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .keep_alive(false)
-                    .serve_connection(TokioIo::new(stream), answer);
-                let _ = tokio::time::timeout(PATIENCE, connection).await;
-                drop(place);
-            });
-        }
-    });
-    Ok(())
-}
 
-fn answer(
-    metrics: &Metrics,
-    request: &Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, text) = match request.uri().path() {
-        "/metrics" => (StatusCode::OK, metrics.text()),
-        "/healthz" => (StatusCode::OK, "alive\n".to_owned()),
-        "/readyz" if metrics.0.ready.load(Ordering::Relaxed) => {
-            (StatusCode::OK, "ready\n".to_owned())
-        }
-        "/readyz" => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not everything is known yet\n".to_owned(),
-        ),
-        _ => (
-            StatusCode::NOT_FOUND,
-            "see /metrics, /healthz, /readyz\n".to_owned(),
-        ),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    Ok(response)
+    fn unready(&self) -> Option<&'static str> {
+        let ready = self.0.ready.load(Ordering::Relaxed);
+        (!ready).then_some("not everything is known yet")
+    }
 }
 
 #[cfg(test)]

@@ -153,6 +153,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
             ),
             (
                 "NetworkPolicy",
+                "bulkhead-node-agent",
+                "/spec/ingress/0/from/0/namespaceSelector/matchExpressions/0/values",
+            ),
+            (
+                "NetworkPolicy",
                 "bulkhead-monitor",
                 "/spec/ingress/0/from/0/namespaceSelector/matchExpressions/0/values",
             ),

@@ -122,7 +122,11 @@ fn expect(name: &str, minute: u32, labels: Option<Value>) -> Value {
         }
         text = text.replace("{{ $value }}", "2");
         text = text.replace("{{ $value | humanize1024 }}", "512Mi");
-        text = text.replace("{{ $value | humanizeDuration }}", "40s");
+        let took = match name {
+            "BulkheadNodeUnverified" => "3h 16m 0s",
+            _ => "40s",
+        };
+        text = text.replace("{{ $value | humanizeDuration }}", took);
         let url = rule["annotations"]["runbook_url"].clone();
         firing.push(json!({ "exp_labels": labels,
             "exp_annotations": { "summary": text, "runbook_url": url } }));
@@ -155,6 +159,34 @@ fn alerts_come_when_they_should_and_not_before() {
             r#"bulkhead_operator_nodes_without_handler{kataconfig="k"}"#,
             "2x120",
         ),
+        series(
+            "bulkhead_operator_overhead_bytes{runtimeclass=\"kata\"}",
+            "366999999x120",
+        ),
+        series(
+            r#"up{job="bulkhead-system/bulkhead-node-agent",node="w"}"#,
+            "1x59 0x60",
+        ),
+        // Verified when it began and not again; another is not ready, a third is.
+        series(
+            r#"bulkhead_node_verified_timestamp_seconds{node="w"}"#,
+            "0x300",
+        ),
+        series(
+            r#"bulkhead_node_verification_interval_seconds{node="w"}"#,
+            "3600x300",
+        ),
+        series(r#"bulkhead_node_phase{node="w",phase="Ready"}"#, "1x300"),
+        series(
+            r#"bulkhead_node_verified_timestamp_seconds{node="v"}"#,
+            "0x300",
+        ),
+        series(
+            r#"bulkhead_node_verification_interval_seconds{node="v"}"#,
+            "3600x300",
+        ),
+        series(r#"bulkhead_node_phase{node="v",phase="Ready"}"#, "0x300"),
+        series(r#"bulkhead_node_mends_total{node="w"}"#, "0x99 3x20"),
         series(
             r#"bulkhead_operator_nodes_outdated{kataconfig="k"}"#,
             "2x1500",
@@ -202,6 +234,8 @@ fn alerts_come_when_they_should_and_not_before() {
         labels[key] = value.into();
         Some(labels)
     };
+    let node = || Some(json!({ "node": "w" }));
+    let agent = json!({ "job": "bulkhead-system/bulkhead-node-agent", "node": "w" });
     let monitor = json!({ "job": "bulkhead-system/bulkhead-monitor", "node": "w" });
     let cases = [
         expect("BulkheadNoLeader", 59, None),
@@ -222,6 +256,12 @@ fn alerts_come_when_they_should_and_not_before() {
         expect("BulkheadBlocked", 31, k()),
         expect("BulkheadWritesFail", 20, None),
         expect("BulkheadWritesFail", 45, Some(json!({ "kind": "status" }))),
+        expect("BulkheadNodeAgentDown", 65, None),
+        expect("BulkheadNodeAgentDown", 75, Some(agent)),
+        expect("BulkheadNodeUnverified", 190, None),
+        expect("BulkheadNodeUnverified", 196, node()),
+        expect("BulkheadNodeDrifts", 98, None),
+        expect("BulkheadNodeDrifts", 105, node()),
         expect("BulkheadMonitorDown", 65, None),
         expect("BulkheadMonitorDown", 75, Some(monitor)),
         expect("BulkheadProcessKilledForMemory", 50, None),

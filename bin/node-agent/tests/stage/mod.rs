@@ -2,9 +2,11 @@
 //! program between them.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use bulkhead_apiserver::{Options, Server};
@@ -42,6 +44,7 @@ pub(crate) struct Stage {
     api: Api<KataNode>,
     dir: tempfile::TempDir,
     agent: Option<Child>,
+    address: Option<String>,
 }
 
 impl Drop for Stage {
@@ -76,6 +79,7 @@ impl Stage {
             api: Api::all(client),
             dir,
             agent: None,
+            address: None,
         };
         stage.restart_with("");
         stage
@@ -113,7 +117,10 @@ impl Stage {
     }
 
     pub(crate) fn start(&mut self) {
-        let agent = Command::new(env!("CARGO_BIN_EXE_bulkhead-node-agent"))
+        // What is measured is built otherwise.
+        let program = std::env::var_os("BULKHEAD_NODE_AGENT_PROGRAM");
+        let own = || env!("CARGO_BIN_EXE_bulkhead-node-agent").into();
+        let agent = Command::new(program.unwrap_or_else(own))
             .args(["--node-name", NODE, "--payload-release", "1.0.0"])
             .args(["--runtime-version", "1.6", "--allow-emulation"])
             .arg("--kubeconfig")
@@ -124,9 +131,47 @@ impl Stage {
             .arg(self.at("payload"))
             .arg("--restart-with")
             .arg(self.at("restart"))
+            .args(["--metrics-address", "127.0.0.1:0"])
             .stdin(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn();
-        self.agent = Some(agent.unwrap());
+        let mut agent = agent.unwrap();
+        self.address = Some(address(agent.stderr.take().unwrap()));
+        self.agent = Some(agent);
+    }
+
+    /// Asks the agent by HTTP; answers the status and the text.
+    pub(crate) fn ask(&self, path: &str) -> (String, String) {
+        let address = self.address.as_ref().unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap();
+        (status.to_owned(), text.to_owned())
+    }
+
+    /// A figure of the agent's.
+    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.ask("/metrics");
+        let mut lines = text.lines();
+        let rest = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        rest.parse().ok()
+    }
+
+    /// A figure of its memory, KiB, as proc_pid_status(5) names it.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        let pid = self.agent.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Gives the payload a file of a size.
+    pub(crate) fn weigh(&self, bytes: u64) {
+        let file = std::fs::File::create(self.at("payload/guest/guests/tuned-1/initramfs"));
+        file.unwrap().set_len(bytes).unwrap();
     }
 
     /// Asks it to end, and waits for that.
@@ -210,6 +255,20 @@ impl Stage {
         look(&self.at("host"), &mut found);
         found
     }
+}
+
+/// Where a program says it serves; what else it says is passed on.
+fn address(stderr: ChildStderr) -> String {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+            if let Some((_, address)) = line.split_once("serving metrics address=") {
+                let _ = sender.send(address.to_owned());
+            }
+        }
+    });
+    receiver.recv_timeout(HANG).unwrap()
 }
 
 fn merge(into: &mut Value, changes: &Value) {

@@ -1,7 +1,7 @@
 use super::*;
 
-/// A KataConfig with twelve nodes that is Ready.
-fn configs() -> BTreeMap<String, KataConfig> {
+/// A KataConfig with twelve nodes that is Ready, its class, and somebody's.
+fn snapshot() -> Snapshot {
     let mut config = KataConfig::default();
     let mut status = bulkhead_kataconfig::KataConfigStatus::default();
     status.kata_nodes.counts = [("installed".to_owned(), 12)].into();
@@ -18,7 +18,19 @@ fn configs() -> BTreeMap<String, KataConfig> {
             reason: "Test".to_owned(),
         });
     config.status = Some(status);
-    BTreeMap::from([("example".to_owned(), config)])
+    let class = |managed, memory: &str| bulkhead_rollout::ClassView {
+        managed,
+        memory: memory.to_owned(),
+        ..bulkhead_rollout::ClassView::default()
+    };
+    Snapshot {
+        configs: BTreeMap::from([("example".to_owned(), config)]),
+        classes: BTreeMap::from([
+            ("kata".to_owned(), class(true, "350Mi")),
+            ("gvisor".to_owned(), class(false, "1Gi")),
+        ]),
+        ..Snapshot::default()
+    }
 }
 
 /// Everything alerts and dashboards say.
@@ -36,10 +48,10 @@ fn asked() -> String {
 #[test]
 fn alerts_and_dashboards_ask_for_what_is_told() {
     let metrics = Metrics::new();
-    metrics.decided(Duration::from_millis(3), &configs(), &BTreeMap::new());
+    metrics.decided(Duration::from_millis(3), &snapshot());
     metrics.wrote("status", true);
     metrics.leads(true);
-    let told = metrics.text();
+    let told = metrics.metrics().unwrap();
     let asked = asked();
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let names = asked.split(|c| !word(c));
@@ -127,8 +139,12 @@ fn nodes_behind_what_is_wanted_are_counted() {
         kata_node("e", None, &[]),
         strange,
     ]);
-    metrics.decided(Duration::from_millis(3), &configs(), &nodes);
-    let text = metrics.text();
+    let snapshot = Snapshot {
+        kata_nodes: nodes,
+        ..snapshot()
+    };
+    metrics.decided(Duration::from_millis(3), &snapshot);
+    let text = metrics.metrics().unwrap();
     let outdated = r#"bulkhead_operator_nodes_outdated{kataconfig="example"} 1"#;
     assert!(text.contains(outdated), "{text}");
     let without = r#"bulkhead_operator_nodes_without_handler{kataconfig="example"} 2"#;
@@ -139,19 +155,22 @@ fn nodes_behind_what_is_wanted_are_counted() {
 #[test]
 fn what_is_gone_is_not_counted_any_more() {
     let metrics = Metrics::new();
-    let configs = configs();
-    metrics.decided(Duration::from_millis(3), &configs, &BTreeMap::new());
+    let snapshot = snapshot();
+    metrics.decided(Duration::from_millis(3), &snapshot);
     metrics.wrote("status", true);
-    let text = metrics.text();
+    let text = metrics.metrics().unwrap();
     let nodes = r#"bulkhead_operator_nodes{kataconfig="example",state="installed"} 12"#;
     assert!(text.contains(nodes), "{text}");
     let writes = r#"bulkhead_operator_writes_total{kind="status",result="done"} 1"#;
     assert!(text.contains(writes), "{text}");
+    let declared = r#"bulkhead_operator_overhead_bytes{runtimeclass="kata"} 367001600"#;
+    assert!(text.contains(declared), "{text}");
+    assert!(!text.contains("gvisor"), "{text}");
     let none = r#"bulkhead_operator_nodes{kataconfig="example",state="orphaned"} 0"#;
     assert!(text.contains(none), "{text}");
-    metrics.decided(Duration::from_millis(3), &BTreeMap::new(), &BTreeMap::new());
-    assert!(!metrics.text().contains("example"));
-    metrics.decided(Duration::from_millis(3), &configs, &BTreeMap::new());
+    metrics.decided(Duration::from_millis(3), &Snapshot::default());
+    assert!(!metrics.metrics().unwrap().contains("example"));
+    metrics.decided(Duration::from_millis(3), &snapshot);
     metrics.leads(false);
-    assert!(!metrics.text().contains("example"));
+    assert!(!metrics.metrics().unwrap().contains("example"));
 }
