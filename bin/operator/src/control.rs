@@ -26,7 +26,7 @@ use crate::{Error, Run};
 const LEASE: u64 = 60;
 const RENEWED_BEFORE: u64 = 20;
 /// First and longest pause after a write that failed.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Longest pause of any kind: Tokio's timers are not made for years.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
