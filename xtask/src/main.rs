@@ -44,6 +44,9 @@ enum Task {
         /// On real KVM and a clock that counts instructions, whatever the machine does
         #[arg(long)]
         lab: bool,
+        /// The operator at a thousand nodes and the agent of one, and nothing else
+        #[arg(long, conflicts_with = "lab")]
+        operator: bool,
         #[arg(long, hide = true)]
         prepared: bool,
     },
@@ -103,12 +106,14 @@ fn main() -> ExitCode {
         Task::Bench {
             rounds,
             lab,
+            operator,
             prepared,
         } => {
             let options = bench::Options {
                 rounds,
                 lab,
                 prepared,
+                operator,
             };
             bench::run(yes, options)
         }

@@ -235,8 +235,7 @@ fn it_prints_the_definitions_it_was_made_with() {
     assert_eq!(printed, bulkhead_kataconfig::crds());
 }
 
-/// Prints what a thousand nodes cost: `cargo test -p bulkhead-operator --test
-/// life -- --ignored --nocapture`.
+/// Prints what a thousand nodes cost, for `cargo xtask bench --operator`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn a_thousand_nodes_cost() {
@@ -248,16 +247,35 @@ async fn a_thousand_nodes_cost() {
     stage.start();
     stage.apply(&config).await;
     stage.ready().await;
-    println!("ready after {:.1?}", begun.elapsed());
-    println!("{}", stage.memory());
+    let ready = begun.elapsed();
     let requests = || {
         let all = stage.server.requests().into_iter();
-        let all: Vec<_> = all.filter(|request| request.user == USER).collect();
-        all
+        all.filter(|request| request.user == USER).count()
     };
-    println!("requests of the operator: {}", requests().len());
+    let to_ready = requests();
     stage.server.clear_requests();
     tokio::time::sleep(std::time::Duration::from_secs(60)).await;
-    let idle = requests();
-    println!("requests in a minute at rest: {} {idle:?}", idle.len());
+    let at_rest = requests();
+    let mut changes = Vec::new();
+    for round in 0..10 {
+        let name = format!("node-{}", round * 100);
+        for (phase, failed) in [("Failed", 1), ("Ready", 0)] {
+            changes.push(stage.told_after(&name, phase, failed).await);
+        }
+    }
+    changes.sort_unstable();
+    let millis = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
+    let figures = json!({
+        "nodes": 1000,
+        "ready_s": ready.as_secs_f64(),
+        "requests_until_ready": to_ready,
+        "requests_in_a_minute_at_rest": at_rest,
+        "resident_kib": stage.memory("VmRSS"),
+        "resident_peak_kib": stage.memory("VmHWM"),
+        "change_to_status_ms": {
+            "median": millis(changes[changes.len() / 2]),
+            "most": millis(changes[changes.len() - 1]),
+        },
+    });
+    println!("\nfigures: {figures}");
 }

@@ -4,6 +4,7 @@
 mod bare;
 mod contender;
 mod memory;
+mod operator;
 mod pods;
 mod report;
 
@@ -38,11 +39,16 @@ pub(crate) struct Options {
     pub(crate) lab: bool,
     /// Everything is built: this is the lab.
     pub(crate) prepared: bool,
+    /// The operator and the node agent, and nothing else.
+    pub(crate) operator: bool,
 }
 
 /// Measures everything and writes `results.json`: to `target/bench`, or from the
 /// lab to `target/lab/out`.
 pub(crate) fn run(yes: bool, options: Options) -> Outcome {
+    if options.operator {
+        return operator::run();
+    }
     if !options.prepared {
         prepare(yes)?;
     }

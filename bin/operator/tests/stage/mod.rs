@@ -88,7 +88,10 @@ impl Stage {
 
     /// Starts the operator, under the same name each time.
     pub(crate) fn start(&mut self) {
-        let operator = Command::new(env!("CARGO_BIN_EXE_bulkhead-operator"))
+        // What is measured is built otherwise.
+        let program = std::env::var_os("BULKHEAD_OPERATOR_PROGRAM");
+        let own = || env!("CARGO_BIN_EXE_bulkhead-operator").into();
+        let operator = Command::new(program.unwrap_or_else(own))
             .args([
                 "run",
                 "--metrics-address",
@@ -120,13 +123,37 @@ impl Stage {
         operator.wait().unwrap()
     }
 
-    /// The operator's memory, as proc(5) has it.
-    pub(crate) fn memory(&self) -> String {
+    /// A figure of the operator's memory, KiB, as proc_pid_status(5) names it.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
         let pid = self.operator.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let told = |line: &&str| line.starts_with("VmRSS") || line.starts_with("VmHWM");
-        let lines = status.lines().filter(told);
-        lines.collect::<Vec<_>>().join(", ")
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The time from what an agent tells of its node to the KataConfig's status
+    /// that has so many failed nodes.
+    pub(crate) async fn told_after(&self, node: &str, phase: &str, failed: u32) -> Duration {
+        let news = watcher(self.api::<KataConfig>(), watcher::Config::default());
+        let mut news = std::pin::pin!(news.applied_objects());
+        // What is there already.
+        news.next().await.unwrap().unwrap();
+        let begun = std::time::Instant::now();
+        let group = "kataconfiguration.openshift.io";
+        let tell = |object: &mut Value| object["status"]["phase"] = json!(phase);
+        self.server
+            .edit(group, "katanodes", ("", node), tell)
+            .unwrap();
+        let told = async {
+            while let Some(config) = news.next().await {
+                let counts = config.unwrap().status.unwrap_or_default().kata_nodes.counts;
+                if counts.get("failedToInstall").copied().unwrap_or(0) == failed {
+                    return begun.elapsed();
+                }
+            }
+            panic!("the watch ended");
+        };
+        tokio::time::timeout(HANG, told).await.unwrap()
     }
 
     pub(crate) fn api<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
