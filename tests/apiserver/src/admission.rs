@@ -10,6 +10,8 @@ use crate::cel::{Expression, plain};
 use crate::cluster::{Cluster, Target};
 use crate::failure::{Cause, Failure};
 use crate::object::{at, items, name, text, texts};
+use crate::query::Query;
+use crate::rbac::User;
 use crate::resource::{ADMISSION, POLICIES, POLICY_BINDINGS};
 use crate::selector::LabelSelector;
 use crate::store::{Kind, Name};
@@ -21,7 +23,7 @@ impl Cluster {
         target: &Target,
         object: &Value,
         old: Option<&Value>,
-        operation: &str,
+        query: &Query,
     ) -> Result<(), Failure> {
         let kind = |plural: &str| Kind {
             group: ADMISSION.into(),
@@ -42,7 +44,8 @@ impl Cluster {
                 target,
                 object,
                 old,
-                operation,
+                operation: if old.is_some() { "UPDATE" } else { "CREATE" },
+                user: user_info(&query.user),
                 namespace: self.namespace_of(target),
             };
             if request.constrained(&policy["spec"]["matchConstraints"])
@@ -107,11 +110,21 @@ pub(crate) fn wrong(policy: &Value) -> Vec<Cause> {
     causes
 }
 
+/// Who asks, without what a token says beside the name.
+fn user_info((name, groups): &(String, Vec<String>)) -> Value {
+    if name.is_empty() {
+        let User { name, groups } = User::named(None, Vec::new());
+        return json!({ "username": name, "groups": groups, "extra": {} });
+    }
+    json!({ "username": name, "groups": groups, "extra": {} })
+}
+
 struct Request<'a> {
     target: &'a Target,
     object: &'a Value,
     old: Option<&'a Value>,
-    operation: &'a str,
+    operation: &'static str,
+    user: Value,
     namespace: Option<Arc<Value>>,
 }
 
@@ -155,6 +168,7 @@ impl Request<'_> {
         let request = json!({
             "operation": self.operation, "name": self.target.name,
             "namespace": self.target.namespace, "subResource": self.target.subresource,
+            "userInfo": self.user,
             "resource": {
                 "group": resource.group, "version": resource.version, "resource": resource.plural,
             },

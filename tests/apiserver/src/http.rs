@@ -86,8 +86,10 @@ pub(crate) async fn serve(
     if query.manager.is_empty() && !is_apply(&parts.headers) {
         query.manager = agent(&parts.headers);
     }
+    let user = user(&parts.headers);
+    query.user = (user.name.clone(), user.groups.clone());
     let call = Call {
-        user: user(&parts.headers),
+        user,
         method: parts.method,
         headers: parts.headers,
         query,

@@ -40,6 +40,9 @@ pub struct Query {
     pub timeout: Option<Duration>,
     /// `propagationPolicy`
     pub propagation: String,
+    /// Who asks: name and groups; empty for an administrator. Not a parameter, but what every
+    /// write has to know.
+    pub user: (String, Vec<String>),
 }
 
 impl Query {

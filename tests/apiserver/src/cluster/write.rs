@@ -35,7 +35,7 @@ impl Cluster {
         self.birth(&target, &mut object);
         rules::conform(&target.resource, &mut object, None, query)?;
         self.runtime_class(&target.resource, &mut object)?;
-        self.admit(&target, &object, None, "CREATE")?;
+        self.admit(&target, &object, None, query)?;
         // An applied object brings its managers.
         if object::items(&object, &["metadata", "managedFields"]).is_empty() {
             let actor = Self::actor(&target, query, false);
@@ -233,7 +233,7 @@ impl Cluster {
             let generation = live["metadata"]["generation"].as_u64().unwrap_or_default();
             metadata(&mut object).insert("generation".into(), json!(generation + 1));
         }
-        self.admit(target, &object, Some(live), "UPDATE")?;
+        self.admit(target, &object, Some(live), query)?;
         Ok(object)
     }
 

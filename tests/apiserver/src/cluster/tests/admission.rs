@@ -124,6 +124,32 @@ fn a_policy_refuses_what_it_says() {
 }
 
 #[test]
+fn a_policy_may_be_about_who_asks() {
+    let mut cluster = Cluster::new(100);
+    cluster.load(class()).unwrap();
+    let expression = "request.userInfo.username != 'robot' && request.userInfo.groups.size() > 0";
+    for object in policy(&json!({ "expression": expression })) {
+        cluster.load(object).unwrap();
+    }
+    let own = pod(&json!({ "runtimeClassName": "vm", "containers": [] }));
+    cluster.load(own.clone()).unwrap();
+    let target = at(&cluster, "pods", "default", "");
+    let mut robots = query("");
+    robots.user = ("robot".into(), vec!["system:authenticated".into()]);
+    let mut second = own;
+    second["metadata"]["name"] = json!("q");
+    assert_eq!(
+        cluster
+            .create(&target, second.clone(), &robots)
+            .unwrap_err()
+            .code,
+        422
+    );
+    robots.user.0 = "somebody".into();
+    cluster.create(&target, second, &robots).unwrap();
+}
+
+#[test]
 fn a_policy_that_fails_refuses_unless_it_may_be_ignored() {
     for (failure_policy, refused) in [("Fail", true), ("Ignore", false)] {
         let mut cluster = Cluster::new(100);
