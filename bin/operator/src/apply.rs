@@ -48,6 +48,33 @@ pub(crate) fn kind(change: &Change) -> &'static str {
     }
 }
 
+/// What a change is, for people.
+pub(crate) fn shown(change: &Change) -> String {
+    match change {
+        Change::AddFinalizer { config } | Change::RemoveFinalizer { config } => {
+            format!("the finalizer of the KataConfig {config}")
+        }
+        Change::ApplyKataNode { name, .. } => format!("the KataNode {name}"),
+        Change::DeleteKataNode { name } => format!("the deletion of the KataNode {name}"),
+        Change::PatchNode { name, .. } => format!("labels of the node {name}"),
+        Change::ApplyClass { name, .. } => format!("the RuntimeClass {name}"),
+        Change::DeleteClass { name } => format!("the deletion of the RuntimeClass {name}"),
+        Change::ApplyMachineConfig { name, .. } => format!("the MachineConfig {name}"),
+        Change::DeleteMachineConfig { name } => format!("the deletion of the MachineConfig {name}"),
+        Change::ApplyPool { name, .. } => format!("the MachineConfigPool {name}"),
+        Change::DeletePool { name } => format!("the deletion of the MachineConfigPool {name}"),
+        Change::SetStatus { config, .. } => format!("the status of the KataConfig {config}"),
+    }
+}
+
+/// Why a write failed: the API server's own words, if it answered.
+pub(crate) fn why(error: &Error) -> String {
+    match error {
+        Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
+}
+
 impl Writer {
     /// Writes as the operator called `identity`.
     pub(crate) fn new(client: &Client, identity: &str) -> Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_kataconfig::OPERATOR;
-use bulkhead_rollout::{Outcome, Snapshot, plan};
+use bulkhead_rollout::{Change, Outcome, Snapshot, Step, plan};
 use futures_util::FutureExt;
 use futures_util::stream::StreamExt;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::apply::{Writer, kind};
+use crate::apply::{Writer, kind, shown, why};
 use crate::cluster::{Cluster, Heard};
 use crate::metrics::Metrics;
 use crate::watch::{Streams, machine_configs, watches};
@@ -28,6 +28,9 @@ const RENEWED_BEFORE: u64 = 20;
 /// First and longest pause after a write that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Failures in a row after which people are told: conflicts and restarts of an
+/// API server are over before.
+const REFUSED_AFTER: u32 = 5;
 /// Longest pause of any kind: Tokio's timers are not made for years.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
@@ -54,6 +57,7 @@ pub(crate) async fn run(run: Run) -> Result<(), Error> {
         metrics,
         leading,
         pause: PAUSE,
+        failures: 0,
     };
     let ended = tokio::select! {
         ended = control.run(streams) => ended,
@@ -100,6 +104,7 @@ struct Control {
     metrics: Metrics,
     leading: watch::Receiver<bool>,
     pause: Duration,
+    failures: u32,
 }
 
 impl Control {
@@ -145,22 +150,27 @@ impl Control {
         self.metrics.decided(begun.elapsed(), &self.snapshot);
         self.cluster.take_back(&mut self.snapshot);
         let next = wake.map(|at| until(at, self.snapshot.now));
-        for step in steps {
+        let mut failed = None;
+        for Step { change, notices } in steps {
             // Another operator may have taken over during these writes.
             if !*self.leading.borrow() {
                 return None;
             }
-            let kind = kind(&step.change);
-            let done = self.writer.apply(&mut self.cluster, step.change).await;
+            // What comes after a step needs it, but a status says what is so
+            // without it.
+            let status = matches!(change, Change::SetStatus { .. });
+            if failed.is_some() && !(status && self.snapshot.refused.is_some()) {
+                continue;
+            }
+            let (kind, what) = (kind(&change), shown(&change));
+            let done = self.writer.apply(&mut self.cluster, change).await;
             self.metrics.wrote(kind, done.is_ok());
             if let Err(error) = done {
                 tracing::warn!(kind, %error, "a write failed; the rest is decided anew");
-                let pause = self.pause;
-                self.pause = (pause * 2).min(PAUSE_MAX);
-                let again = Instant::now() + pause;
-                return Some(next.map_or(again, |next| next.min(again)));
+                failed.get_or_insert(format!("{what}: {}", why(&error)));
+                continue;
             }
-            for notice in &step.notices {
+            for notice in &notices {
                 tracing::info!(
                     config = notice.config,
                     reason = notice.reason,
@@ -170,8 +180,30 @@ impl Control {
                 self.writer.tell(&self.cluster, notice).await;
             }
         }
-        self.pause = PAUSE;
-        next
+        match failed {
+            None => self.succeeded(next),
+            Some(refused) => Some(self.failed(refused, next)),
+        }
+    }
+
+    /// All was written; the answer is when to decide again.
+    fn succeeded(&mut self, next: Option<Instant>) -> Option<Instant> {
+        (self.pause, self.failures) = (PAUSE, 0);
+        // What was told of a refusal is not true any more.
+        let told = self.snapshot.refused.take().is_some();
+        if told { Some(Instant::now()) } else { next }
+    }
+
+    /// A write failed; the answer is when to decide again. One that fails again
+    /// and again is told of.
+    fn failed(&mut self, refused: String, next: Option<Instant>) -> Instant {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= REFUSED_AFTER {
+            self.snapshot.refused = Some(refused);
+        }
+        let again = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        next.map_or(again, |next| next.min(again))
     }
 }
 

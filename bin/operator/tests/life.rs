@@ -186,6 +186,33 @@ async fn broken_watches_and_refused_writes_are_lived_through() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_refused_for_good_is_told_where_people_look() {
+    use bulkhead_apiserver::Fault;
+    let mut stage = Stage::new(2).await;
+    let refuse = Fault::status(403).on("patch", "katanodes").by(USER);
+    stage.server.faults().add(refuse);
+    stage.start();
+    stage.apply(&sample("samples/kataconfig.yaml")).await;
+    stage
+        .until("Degraded", |configs: &[KataConfig]| {
+            configs.iter().any(|config| {
+                let status = config.status.clone().unwrap_or_default();
+                let found = status.conditions.iter().find(|c| c.type_ == "Degraded");
+                let told = found.is_some_and(|c| c.message.contains("KataNode node-0: injected"));
+                told && holds(config, "Degraded")
+            })
+        })
+        .await;
+    stage.server.faults().clear();
+    stage.ready().await;
+    stage
+        .until("nothing to tell", |configs: &[KataConfig]| {
+            configs.iter().all(|config| !holds(config, "Degraded"))
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_provided_is_answered_on_the_object() {
     let mut stage = Stage::new(1).await;
     let mut config = sample("samples/kataconfig.yaml");

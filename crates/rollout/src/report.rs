@@ -60,7 +60,7 @@ pub(crate) fn status(
     let says = [
         ready(want, &census),
         progressing(want, &census, pace, &members),
-        degraded(&census, &stalled, &members),
+        degraded(&census, &stalled, &members, snapshot.refused.as_deref()),
         blocked(index, wants, &members, owners),
         upgrade(want, snapshot),
     ];
@@ -242,7 +242,12 @@ fn progressing(
     }
 }
 
-fn degraded(census: &Census<'_>, stalled: &[&str], members: &[&Standing<'_>]) -> Says {
+fn degraded(
+    census: &Census<'_>,
+    stalled: &[&str],
+    members: &[&Standing<'_>],
+    refused: Option<&str>,
+) -> Says {
     let failed = [State::FailedToInstall, State::FailedToUninstall];
     let failed = failed.iter().flat_map(|state| census.of(*state)).copied();
     let failed: Vec<_> = failed.collect();
@@ -277,6 +282,9 @@ fn degraded(census: &Census<'_>, stalled: &[&str], members: &[&Standing<'_>]) ->
             told(stalled.iter().copied())
         ));
     }
+    if let Some(refused) = refused {
+        parts.push(format!("the API server refuses {}", short(refused)));
+    }
     let holds = !parts.is_empty();
     if !holds {
         parts.push("no node failed, none is unreachable".to_owned());
@@ -289,6 +297,7 @@ fn degraded(census: &Census<'_>, stalled: &[&str], members: &[&Standing<'_>]) ->
         (false, ..) => "NodesFailed",
         (true, false, _) => "NodesStalled",
         (true, true, false) => "NodesUnreachable",
+        (true, true, true) if refused.is_some() => "WritesRefused",
         (true, true, true) => "AsExpected",
     };
     Says {

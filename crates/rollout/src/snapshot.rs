@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub machine_configs: Option<MachineConfigs>,
     /// The version each channel offers.
     pub releases: BTreeMap<String, String>,
+    /// What the API server refuses again and again, and why.
+    pub refused: Option<String>,
     /// The time.
     pub now: Timestamp,
 }

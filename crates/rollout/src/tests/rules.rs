@@ -228,6 +228,23 @@ fn failures_stop_the_rollout_and_are_tried_again() {
 }
 
 #[test]
+fn what_the_api_server_refuses_is_told_and_forgotten() {
+    let mut world = installed(2);
+    world.snapshot.refused = Some("to apply the KataNode node-0000: \u{e4}".repeat(20));
+    world.settle();
+    let (degraded, reason, message) = world.condition("kata", "Degraded");
+    assert_eq!((degraded, reason), ("True", "WritesRefused"));
+    assert!(
+        message.contains("node-0000") && message.len() < 400,
+        "{message}"
+    );
+    assert_eq!(world.condition("kata", "Ready").0, "True");
+    world.snapshot.refused = None;
+    world.settle();
+    assert_eq!(world.condition("kata", "Degraded").0, "False");
+}
+
+#[test]
 fn canaries_go_first() {
     let mut world = World::new(20, 2);
     world.config("kata", |spec| {
