@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod demo;
 mod deploy;
+mod e2e_cluster;
 mod fuzz;
 mod guest;
 mod images;
@@ -70,6 +71,20 @@ enum Task {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Try the operator on the cluster of KUBECONFIG, and leave the cluster as it was
+    #[command(
+        after_help = "Example: cargo xtask e2e-cluster -- --operator-image REGISTRY/bulkhead-operator:0.1.0 \\\n    \
+                      --node-agent-image REGISTRY/bulkhead-node-agent:0.1.0\n\
+                      More: cargo xtask e2e-cluster -- --help"
+    )]
+    E2eCluster {
+        /// Without a cluster: against the test API server, programs in place of images
+        #[arg(long)]
+        stand_in: bool,
+        /// What is tried, and where
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Make the chart, the OLM bundle and the list of images of the manifests in deploy/
     Deploy,
     /// Make container images of the operator and the node agent, as OCI layouts
@@ -99,6 +114,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(yes),
         Task::Check => check::run(),
         Task::Deploy => deploy::run(),
+        Task::E2eCluster { stand_in, args } => e2e_cluster::run(stand_in, &args),
         Task::Images(options) => images::run(&options),
         Task::Fuzz { target, seconds } => {
             prerequisites::install(yes).and_then(|()| fuzz::run(target.as_deref(), seconds))

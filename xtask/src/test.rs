@@ -27,6 +27,8 @@ pub(crate) fn run(yes: bool) -> Outcome {
             "bulkhead-operator",
             "--package",
             "bulkhead-node-agent",
+            "--package",
+            "bulkhead-apiserver",
         ]))
     })?;
     timed("guest", &mut || guest::build(Kernel::Tuned).map(|_| ()))?;

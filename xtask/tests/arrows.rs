@@ -109,6 +109,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("kubectl-bulkhead", &["bulkhead-kataconfig"]),
+    ("bulkhead-cluster-e2e", &["bulkhead-kataconfig"]),
     ("bulkhead-e2e", &["bulkhead-apiserver"]),
     ("xtask", &["bulkhead-guest", "bulkhead-packaging"]),
 ];
