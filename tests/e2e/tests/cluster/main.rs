@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod picture;
+mod prometheus;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -13,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead_apiserver::{Options, Server};
 use bulkhead_e2e::Node;
+use prometheus::{Job, Prometheus, said};
 use serde_json::{Value, json};
 
 const GROUP: &str = "kataconfiguration.openshift.io";
@@ -73,8 +77,9 @@ impl Cluster {
         }
     }
 
-    /// Starts one of the programs, under its own service account.
-    fn start(&mut self, name: &str, args: &[&str]) {
+    /// Starts one of the programs, under its own service account, and returns
+    /// where it tells its metrics.
+    fn start(&mut self, name: &str, args: &[&str]) -> String {
         let program = bulkhead_e2e::program().with_file_name(name);
         assert!(
             program.exists(),
@@ -86,18 +91,35 @@ impl Cluster {
         std::fs::write(&kubeconfig, self.server.kubeconfig(Some(&user))).unwrap();
         let started = Command::new(program)
             .args(args)
+            .args(["--metrics-address", "127.0.0.1:0"])
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn();
-        self.programs.push(started.unwrap());
+        let mut started = started.unwrap();
+        let address = said(started.stderr.take().unwrap(), "serving metrics address=");
+        self.programs.push(started);
+        address
     }
 
-    fn start_operator(&mut self) {
-        let args = ["run", "--metrics-address", "127.0.0.1:0"];
-        self.start("bulkhead-operator", &args);
+    fn start_operator(&mut self) -> String {
+        self.start("bulkhead-operator", &["run"])
     }
 
-    fn start_agent(&mut self) {
+    /// Starts the exporter of the node's pods.
+    fn start_monitor(&mut self) -> String {
+        let started = Command::new(bulkhead_e2e::program())
+            .args(["monitor", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut started = started.unwrap();
+        let url = said(started.stdout.take().unwrap(), "listening on http://");
+        self.programs.push(started);
+        url.trim_end_matches("/metrics").to_owned()
+    }
+
+    fn start_agent(&mut self) -> String {
         let at = |name: &str| self.node.path().join(name).display().to_string();
         let (root, socket, restart) = (at("host"), at("containerd.sock"), at("restart"));
         let args = [
@@ -111,7 +133,7 @@ impl Cluster {
         self.start(
             "bulkhead-node-agent",
             &[&args.concat()[..], &["--allow-emulation"]].concat(),
-        );
+        )
     }
 
     fn first(&self, group: &str, kind: &str) -> Value {
@@ -169,13 +191,50 @@ fn worker() -> Value {
     })
 }
 
+/// Every query of every panel has something to show, and is drawn.
+async fn draw_dashboards(prometheus: &Prometheus) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/dashboards");
+    std::fs::create_dir_all(&dir).unwrap();
+    for name in ["fleet", "pod"] {
+        let file = format!("{name}.json");
+        let deadline = Instant::now() + HANG;
+        let panels = loop {
+            let panels = prometheus.dashboard(&file);
+            let empty = prometheus::empty(&panels);
+            if empty.is_empty() {
+                break panels;
+            }
+            // Rates have to have been counted for a while.
+            assert!(
+                Instant::now() < deadline,
+                "{file} shows nothing in {empty:?}"
+            );
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        let path = dir.join(format!("{name}.svg"));
+        let svg = picture::draw(name, &panels);
+        let lines: usize = panels
+            .iter()
+            .flat_map(|panel| &panel.shown)
+            .map(Vec::len)
+            .sum();
+        assert_eq!(svg.matches("<polyline").count(), lines);
+        std::fs::write(&path, svg).unwrap();
+        println!("{} panels, {lines} lines: {}", panels.len(), path.display());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kataconfig_makes_a_node_run_pods_in_machines_and_leaves_it_as_it_was() {
     let mut cluster = Cluster::new().await;
     let before = cluster.node.files();
     assert!(cluster.node.pod_with("early", |_| ()).await.is_err());
-    cluster.start_operator();
-    cluster.start_agent();
+    let jobs: [Job<'_>; 3] = [
+        ("operator", cluster.start_operator(), None),
+        ("node-agent", cluster.start_agent(), Some("worker-1")),
+        ("monitor", cluster.start_monitor(), Some("worker-1")),
+    ];
+    let prometheus = Prometheus::start(&jobs);
 
     let config = deploy("samples/kataconfig.yaml").remove(0);
     let name = config["metadata"]["name"].as_str().unwrap().to_owned();
@@ -199,7 +258,11 @@ async fn a_kataconfig_makes_a_node_run_pods_in_machines_and_leaves_it_as_it_was(
     // A pod that asks for the class, as its kubelet runs it.
     cluster.node.answers().await;
     let pod = cluster.node.pod("web").await;
-    let container = pod.start("worker", "sleep 1000").await;
+    let limit = |config: &mut bulkhead_e2e::cri::ContainerConfig| {
+        let linux = config.linux.as_mut().unwrap();
+        linux.resources.as_mut().unwrap().memory_limit_in_bytes = 64 << 20;
+    };
+    let container = pod.start_with("worker", "sleep 1000", limit).await.unwrap();
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_ne!(container.exec("uname -r").await.out, host.trim());
     cluster
@@ -212,6 +275,8 @@ async fn a_kataconfig_makes_a_node_run_pods_in_machines_and_leaves_it_as_it_was(
             "status": { "phase": "Running" },
         }))
         .unwrap();
+
+    draw_dashboards(&prometheus).await;
 
     // It keeps its node, and is named.
     cluster.delete(&format!("/apis/{GROUP}/v1/kataconfigs/{name}"));
