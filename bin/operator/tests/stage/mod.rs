@@ -140,7 +140,12 @@ impl Stage {
         news.next().await.unwrap().unwrap();
         let begun = std::time::Instant::now();
         let group = "kataconfiguration.openshift.io";
-        let tell = |object: &mut Value| object["status"]["phase"] = json!(phase);
+        let now = jiff::Timestamp::now().to_string();
+        let tell = |object: &mut Value| {
+            object["status"]["phase"] = json!(phase);
+            // So that a failed try is not made again at once.
+            object["status"]["since"] = json!(now);
+        };
         self.server
             .edit(group, "katanodes", ("", node), tell)
             .unwrap();
