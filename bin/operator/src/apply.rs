@@ -132,8 +132,12 @@ impl Writer {
                 labels,
                 annotations,
                 lift_taint,
+                unschedulable,
             } => {
-                let body = self.node(&name, &labels, &annotations, lift_taint).await?;
+                let mut body = self.node(&name, &labels, &annotations, lift_taint).await?;
+                if let Some(closed) = unschedulable {
+                    body["spec"]["unschedulable"] = json!(closed.then_some(true));
+                }
                 let written = self
                     .nodes
                     .patch(&name, &merging(), &Patch::Merge(body))

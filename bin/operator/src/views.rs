@@ -1,7 +1,9 @@
 //! Objects of the API, reduced to what decisions need. Whatever is not needed
 //! is dropped here, so that ten thousand pods cost little memory.
 
-use bulkhead_kataconfig::{MANAGED_LABEL, OPERATOR, STARTUP_TAINT, WITHDRAWN_ANNOTATION};
+use bulkhead_kataconfig::{
+    CORDONED_ANNOTATION, MANAGED_LABEL, OPERATOR, STARTUP_TAINT, WITHDRAWN_ANNOTATION,
+};
 use bulkhead_rollout::{ClassView, NodeView, PodView};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -24,7 +26,8 @@ pub(crate) fn node(node: Node) -> NodeView {
         .iter()
         .flatten()
         .find(|condition| condition.type_ == "Ready");
-    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    let spec = node.spec.unwrap_or_default();
+    let taints = spec.taints.unwrap_or_default();
     let handlers = status.runtime_handlers.map(|handlers| {
         let names = handlers.into_iter().filter_map(|handler| handler.name);
         names.take(HANDLERS_MAX).collect()
@@ -38,6 +41,8 @@ pub(crate) fn node(node: Node) -> NodeView {
             .or(node.metadata.creation_timestamp.as_ref())
             .map(|time| time.0),
         startup_taint: taints.iter().any(|taint| taint.key == STARTUP_TAINT),
+        unschedulable: spec.unschedulable.unwrap_or(false),
+        cordoned: annotations.contains_key(CORDONED_ANNOTATION),
         machine_id: status
             .node_info
             .map(|info| info.machine_id.chars().take(MACHINE_ID_MAX).collect())

@@ -8,7 +8,9 @@ mod stage;
 
 use std::collections::BTreeSet;
 
-use bulkhead_kataconfig::{FINALIZER, KataConfig, KataNode, MEMBER_LABEL, runtime_label};
+use bulkhead_kataconfig::{
+    CORDONED_ANNOTATION, FINALIZER, KataConfig, KataNode, MEMBER_LABEL, runtime_label,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -136,7 +138,9 @@ async fn the_osc_operators_sample_is_installed_upgraded_and_removed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_that_is_killed_goes_on_where_it_was() {
     let mut stage = Stage::new(6).await;
-    stage.apply(&sample("samples/kataconfig.yaml")).await;
+    let mut config = sample("samples/kataconfig.yaml");
+    config.spec.rollout.cordon = true;
+    stage.apply(&config).await;
     for told in 1..=6 {
         stage.start();
         stage
@@ -158,6 +162,20 @@ async fn an_operator_that_is_killed_goes_on_where_it_was() {
         .await
         .unwrap();
     assert_eq!(classes.items.len(), 1);
+    stage
+        .until("open nodes", |nodes: &[Node]| {
+            nodes.iter().all(|node| {
+                let spec = node.spec.clone().unwrap_or_default();
+                let marked = node.annotations().contains_key(CORDONED_ANNOTATION);
+                !marked && spec.unschedulable.is_none()
+            })
+        })
+        .await;
+    let closed = stage.server.requests().into_iter();
+    let patches = closed.filter(|own| own.user == USER && own.verb == "patch");
+    let patches = patches.filter(|own| own.resource == "nodes").count();
+    // Closed, labelled, opened.
+    assert!(patches >= 18, "{patches}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

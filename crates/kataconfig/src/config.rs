@@ -145,6 +145,11 @@ pub struct Rollout {
     /// Starts no node. What would happen stays visible in `status.plan`.
     #[serde(default)]
     pub paused: bool,
+    /// Keeps new pods, of whatever class, off a node while it is changed.
+    /// Running ones stay: they survive it. The Machine Config Operator drains
+    /// by itself.
+    #[serde(default)]
+    pub cordon: bool,
 }
 
 /// A time in which nodes may be started.
@@ -300,6 +305,7 @@ impl Default for Rollout {
             pause_on_failure: true,
             windows: Vec::new(),
             paused: false,
+            cordon: false,
         }
     }
 }

@@ -53,6 +53,8 @@ pub const STARTUP_TAINT: &str = "kataconfiguration.openshift.io/not-ready";
 /// Annotation of a `KataNode` whose node accepts no new pods, because it is
 /// being left: since when. On the node itself where it has no `KataNode`. Not in the spec, because an agent need not act.
 pub const WITHDRAWN_ANNOTATION: &str = "kataconfiguration.openshift.io/withdrawn-since";
+/// Annotation of a node the operator closed to new pods, and opens again.
+pub const CORDONED_ANNOTATION: &str = "kataconfiguration.openshift.io/cordoned";
 /// Label of the objects the operator made and may delete.
 pub const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Value of [`MANAGED_LABEL`], and the operator's field manager.

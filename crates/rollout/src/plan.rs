@@ -1,7 +1,8 @@
 //! The steps of one run, in the order in which they have to be applied.
 
 use bulkhead_kataconfig::{
-    Action, FINALIZER, KataConfigStatus, KataNodeSpec, PlanAction, WITHDRAWN_ANNOTATION,
+    Action, CORDONED_ANNOTATION, FINALIZER, KataConfigStatus, KataNodeSpec, PlanAction,
+    WITHDRAWN_ANNOTATION,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -54,6 +55,8 @@ pub enum Change {
         annotations: Labels,
         /// Whether the startup taint goes.
         lift_taint: bool,
+        /// Whether it is closed to new pods; `None` leaves that as it is.
+        unschedulable: Option<bool>,
     },
     /// Makes or corrects a RuntimeClass.
     ApplyClass {
@@ -159,6 +162,7 @@ pub fn plan(snapshot: &Snapshot) -> Outcome {
     if let Some(machines) = &machines {
         provide(&mut steps, machines, snapshot, &wants, &pace);
     }
+    cordon(&mut steps, snapshot, &wants, &standings, &pace);
     start(&mut steps, &standings, &pace, snapshot.now);
     let_go(&mut steps, &standings);
     if let Some(machines) = &machines {
@@ -289,6 +293,7 @@ fn relabel(
                     labels,
                     annotations,
                     lift_taint,
+                    unschedulable: None,
                 }
                 .into(),
             );
@@ -314,6 +319,45 @@ fn offer(steps: &mut Vec<Step>, classes: Classes) {
     steps.extend(apply.map(|(name, class)| Change::ApplyClass { name, class }.into()));
     let delete = classes.delete.into_iter();
     steps.extend(delete.map(|name| Change::DeleteClass { name }.into()));
+}
+
+/// Closes nodes to new pods before they are changed, where that is asked for,
+/// and opens those the operator closed when nothing goes on there any more.
+/// One that somebody else closed is left alone.
+fn cordon(
+    steps: &mut Vec<Step>,
+    snapshot: &Snapshot,
+    wants: &[Want<'_>],
+    standings: &[Standing<'_>],
+    pace: &Pace<'_>,
+) {
+    let asks = |standing: &Standing<'_>| {
+        let want = wants.iter().find(|want| want.name == standing.budget);
+        let asked = want.is_some_and(|want| want.config.spec.rollout.cordon);
+        let goes_on = standing.in_flight || pace.starts.contains(standing.name);
+        asked && goes_on && !standing.orphaned && standing.seat.is_none()
+    };
+    let mut known = standings.iter().peekable();
+    for (name, node) in &snapshot.nodes {
+        let standing = known.next_if(|standing| standing.name == name);
+        let closed = standing.is_some_and(asks);
+        let change = match (closed, node.cordoned) {
+            (true, false) if !node.unschedulable => true,
+            (false, true) => false,
+            _ => continue,
+        };
+        let mark = change.then(|| "true".to_owned());
+        steps.push(
+            Change::PatchNode {
+                name: name.clone(),
+                labels: Labels::new(),
+                annotations: Labels::from([(CORDONED_ANNOTATION.to_owned(), mark)]),
+                lift_taint: false,
+                unschedulable: Some(change),
+            }
+            .into(),
+        );
+    }
 }
 
 fn start(steps: &mut Vec<Step>, standings: &[Standing<'_>], pace: &Pace<'_>, now: Timestamp) {

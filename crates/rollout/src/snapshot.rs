@@ -43,6 +43,10 @@ pub struct NodeView {
     pub ready_changed: Option<Timestamp>,
     /// Whether it holds the startup taint.
     pub startup_taint: bool,
+    /// Whether it is closed to new pods.
+    pub unschedulable: bool,
+    /// Whether the operator closed it.
+    pub cordoned: bool,
     /// `machineID` its kubelet reports.
     pub machine_id: String,
     /// Handlers its kubelet reports (Kubernetes 1.30 on); `None` when it does

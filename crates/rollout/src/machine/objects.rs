@@ -20,6 +20,7 @@ pub(crate) fn tell(standing: &Standing<'_>, seat: &Seat) -> Option<Change> {
         labels: BTreeMap::from([(MEMBER_LABEL.to_owned(), member)]),
         annotations: BTreeMap::new(),
         lift_taint: false,
+        unschedulable: None,
     })
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn provide(
                 labels,
                 annotations: BTreeMap::new(),
                 lift_taint: false,
+                unschedulable: None,
             })
         }));
     }

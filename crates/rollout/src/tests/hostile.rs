@@ -69,6 +69,8 @@ fn node() -> impl Strategy<Value = NodeView> {
                 ready,
                 ready_changed,
                 startup_taint: told.0,
+                unschedulable: told.0,
+                cordoned: ready,
                 machine_id: told.1,
                 handlers: told.2,
                 withdrawn_since,
@@ -208,6 +210,7 @@ fn config() -> impl Strategy<Value = KataConfig> {
             };
             spec.rollout.max_unavailable = pace.0;
             spec.rollout.canary = pace.1;
+            spec.rollout.cordon = chosen.1;
             spec.rollout.max_failures = pace.2;
             let window = |(cron, duration)| Window { cron, duration };
             spec.rollout.windows = pace.3.into_iter().map(window).collect();

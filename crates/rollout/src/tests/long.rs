@@ -31,6 +31,11 @@ fn bad_days(world: &mut World, ticks: usize) {
     }
     world.faults = Faults::default();
     world.settle();
+    let mut nodes = world.snapshot.nodes.values();
+    assert!(
+        nodes.all(|node| !node.unschedulable && !node.cordoned),
+        "a node stays closed"
+    );
     assert_eq!(
         plan(&world.snapshot).steps,
         [],
@@ -45,6 +50,7 @@ fn life(nodes: usize, seed: u64, at_once: i32) {
         spec.rollout.max_unavailable = IntOrString::Int(at_once);
         spec.rollout.canary = 2;
         spec.rollout.max_failures = 3;
+        spec.rollout.cordon = seed.is_multiple_of(2);
     });
     bad_days(&mut world, 60);
     let label = runtime_label("kata");

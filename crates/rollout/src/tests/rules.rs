@@ -245,6 +245,33 @@ fn what_the_api_server_refuses_is_told_and_forgotten() {
 }
 
 #[test]
+fn a_node_is_closed_while_it_is_changed_and_others_keep_theirs() {
+    let mut world = World::new(3, 1);
+    // Somebody else closed this one.
+    let closed = "node-0001";
+    let node = world.snapshot.nodes.get_mut(closed).unwrap();
+    node.unschedulable = true;
+    world.config("kata", |spec| spec.rollout.cordon = true);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        world.tick();
+        let nodes = world.snapshot.nodes.iter();
+        let ours: Vec<_> = nodes.filter(|(_, node)| node.cordoned).collect();
+        assert!(ours.len() <= 1, "more than are changed");
+        seen.extend(ours.into_iter().map(|(name, _)| name.clone()));
+    }
+    let names: Vec<_> = seen.iter().map(String::as_str).collect();
+    assert_eq!(names, ["node-0000", "node-0002"]);
+    let unschedulable = |name: &str| world.snapshot.nodes[name].unschedulable;
+    assert!(unschedulable(closed) && !unschedulable("node-0000"));
+    assert_eq!(running(&world), 3);
+    world.delete_config("kata");
+    world.settle();
+    assert!(world.snapshot.nodes[closed].unschedulable);
+    assert!(!world.snapshot.nodes["node-0002"].unschedulable);
+}
+
+#[test]
 fn canaries_go_first() {
     let mut world = World::new(20, 2);
     world.config("kata", |spec| {

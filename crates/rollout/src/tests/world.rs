@@ -249,6 +249,7 @@ impl World {
                 labels,
                 annotations,
                 lift_taint,
+                unschedulable,
             } => {
                 let moves = self.mco.is_some() && labels.contains_key(MEMBER_LABEL);
                 let was_out = moves && self.out(&name);
@@ -276,8 +277,17 @@ impl World {
                 }
                 node.startup_taint &= !lift_taint;
                 for (key, value) in annotations {
-                    assert_eq!(key, WITHDRAWN_ANNOTATION);
-                    node.withdrawn_since = value.map(|at| at.parse().unwrap());
+                    match key.as_str() {
+                        CORDONED_ANNOTATION => node.cordoned = value.is_some(),
+                        WITHDRAWN_ANNOTATION => {
+                            node.withdrawn_since = value.map(|at| at.parse().unwrap());
+                        }
+                        other => panic!("an annotation {other}"),
+                    }
+                }
+                if let Some(closed) = unschedulable {
+                    assert_ne!(node.unschedulable, closed, "{name} is so already");
+                    node.unschedulable = closed;
                 }
                 if moves {
                     self.check_out(&name, was_out);
@@ -349,6 +359,12 @@ impl World {
         let config = spec.kata_config.clone();
         kata_node.spec = spec;
         if !was_out && self.outstanding(name) {
+            let configs = &self.snapshot.configs;
+            let cordon = configs
+                .get(&config)
+                .is_some_and(|own| own.spec.rollout.cordon);
+            let closed = self.snapshot.nodes[name].unschedulable;
+            assert!(closed || !cordon, "{name} is changed and open to new pods");
             let (down, most) = (self.down(&config), self.most(&config));
             assert!(down <= most, "{down} nodes of at most {most} are down");
         }
