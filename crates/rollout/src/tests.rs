@@ -1,3 +1,4 @@
+mod dice;
 mod hostile;
 mod long;
 mod mco;
