@@ -18,6 +18,7 @@ mod container;
 mod disks;
 mod fd;
 mod init;
+mod memory;
 mod network;
 mod ports;
 mod process;

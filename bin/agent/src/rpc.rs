@@ -23,6 +23,7 @@ use crate::block::Plugs;
 use crate::block_devices;
 use crate::container::{self, Container, CreateArgs, Rest};
 use crate::disks::{self, Assembled};
+use crate::memory;
 use crate::process::{Ends, HostStreams, Process};
 use crate::reaper::{Exit, Reaper};
 use crate::sandbox_files;
@@ -66,6 +67,8 @@ struct Entry {
     container: Container,
     rootfs: Assembled,
     volumes: Vec<PathBuf>,
+    /// Parts of memory volumes, which go with it.
+    memory: Vec<memory::Place>,
     processes: HashMap<String, Process>,
 }
 
@@ -160,11 +163,13 @@ impl AgentService {
         let mut undo = Undo {
             rootfs: Some(rootfs),
             volumes: Vec::new(),
+            memory: Vec::new(),
         };
         mount_volumes(&request, &mut spec, &mut undo)?;
         block_devices::translate(&mut spec, &request.devices)
             .await
             .map_err(Failure::invalid)?;
+        place_memory(&request, &mut spec, &mut undo)?;
         sandbox_files::add_mounts(&mut spec);
         let mounted = start.elapsed();
         let (container, ends) = self.fork(&request, &spec, stdio, &undo)?;
@@ -179,6 +184,7 @@ impl AgentService {
             container,
             rootfs,
             volumes: std::mem::take(&mut undo.volumes),
+            memory: std::mem::take(&mut undo.memory),
             processes: HashMap::from([(String::new(), process)]),
         };
         self.lock().insert(id, entry);
@@ -286,6 +292,7 @@ impl AgentService {
             .ok_or_else(|| Failure::no_container(id))?;
         let outcome = entry.container.destroy().map_err(Failure::container);
         unmount(&entry.volumes);
+        drop(entry.memory);
         entry.rootfs.destroy();
         outcome.map(|()| Empty::new())
     }
@@ -321,6 +328,7 @@ fn set_size(terminal: &Option<OwnedFd>, stdio: &agent::Stdio, process: Option<&r
 struct Undo {
     rootfs: Option<Assembled>,
     volumes: Vec<PathBuf>,
+    memory: Vec<memory::Place>,
 }
 
 impl Drop for Undo {
@@ -358,11 +366,7 @@ fn mount_volumes(
         };
         undo.volumes.push(source.clone());
         if volume.mount != 0 {
-            let place = (volume.mount as usize).checked_sub(1);
-            let mount = place.and_then(|place| mounts.get_mut(place));
-            mount
-                .ok_or_else(|| Failure::invalid_text("a volume of a mount the spec lacks".into()))?
-                .set_source(Some(source));
+            set_source(&mut mounts, volume.mount, source)?;
             continue;
         }
         let mut options: Vec<&str> = volume.options.iter().map(String::as_str).collect();
@@ -374,6 +378,32 @@ fn mount_volumes(
         ));
     }
     spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+/// Gives mounts of the spec the guest's memory as their source.
+fn place_memory(
+    request: &agent::CreateContainerRequest,
+    spec: &mut Spec,
+    undo: &mut Undo,
+) -> Result<(), Failure> {
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for volume in &request.memory_volumes {
+        let place = memory::place(volume).map_err(Failure::invalid)?;
+        set_source(&mut mounts, volume.mount, place.path().to_owned())?;
+        undo.memory.push(place);
+    }
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+/// `number` counts from 1.
+fn set_source(mounts: &mut [runtime::Mount], number: u32, source: PathBuf) -> Result<(), Failure> {
+    let place = (number as usize).checked_sub(1);
+    let mount = place.and_then(|place| mounts.get_mut(place));
+    mount
+        .ok_or_else(|| Failure::invalid_text("a volume of a mount the spec lacks".into()))?
+        .set_source(Some(source));
     Ok(())
 }
 

@@ -106,7 +106,7 @@ pub(crate) fn directory(path: &Path) -> Outcome<OwnedFd> {
 
 /// Opens what a container is given of the host. What is opened here is what is
 /// shared, whatever happens to the path afterwards.
-pub(crate) fn bind(bind: &Bind) -> Outcome<Detached> {
+pub(crate) fn source(bind: &Bind) -> Outcome<OwnedFd> {
     let shown = bind.source.display();
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let failed = |error: rustix::io::Errno| {
@@ -128,7 +128,12 @@ pub(crate) fn bind(bind: &Bind) -> Outcome<Detached> {
              shared with another kernel"
         )));
     }
-    Detached::bind(&opened, &bind.source, bind.read_only)
+    Ok(opened)
+}
+
+/// What [`source`] opened, to be shared.
+pub(crate) fn bind(opened: &OwnedFd, bind: &Bind) -> Outcome<Detached> {
+    Detached::bind(opened, &bind.source, bind.read_only)
         .map_err(|error| Failure::from_error(&error))
 }
 
@@ -169,6 +174,11 @@ mod tests {
             source: "/dev/null".into(),
             read_only: false,
         };
-        assert!(bind(&device).unwrap_err().to_string().contains("a device"));
+        assert!(
+            source(&device)
+                .unwrap_err()
+                .to_string()
+                .contains("a device")
+        );
     }
 }

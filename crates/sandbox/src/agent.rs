@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bulkhead_protocol::agent::{
-    Archive, ContainerRequest, CreateContainerRequest, Device, ExecRequest, ProcessRequest,
-    ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest, Volume,
+    Archive, ContainerRequest, CreateContainerRequest, Device, ExecRequest, MemoryVolume,
+    ProcessRequest, ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest,
+    Volume,
 };
 use bulkhead_protocol::mux::Stream;
 use bulkhead_protocol::stream::{CONNECTED, Header, Kind};
@@ -130,6 +131,8 @@ pub struct ContainerConfig {
     pub volumes: Vec<Volume>,
     /// Block devices of the spec that are disks of the guest.
     pub devices: Vec<Device>,
+    /// Directories in the guest's memory.
+    pub memory_volumes: Vec<MemoryVolume>,
     /// `user[:group]` to be resolved in the image; empty: the spec's ids.
     pub user: String,
     /// Compiled seccomp program; empty: none.
@@ -180,6 +183,7 @@ impl Sandbox {
             rootfs: Some(config.rootfs).into(),
             volumes: config.volumes,
             devices: config.devices,
+            memory_volumes: config.memory_volumes,
             user: config.user,
             seccomp: config.seccomp,
             stdio: Some(config.stdio.message()).into(),

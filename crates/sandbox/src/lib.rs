@@ -27,6 +27,6 @@ pub use error::{Phase, StartError};
 pub use start::{GuestConfig, Hello, Sandbox, SandboxConfig, Timing};
 
 pub use bulkhead_protocol::agent::{
-    Archive, BlockRef, ConfigureSandboxRequest as Network, Device, Disk as RootDisk, Interface,
-    InterfaceStats, Rootfs, Route, StatsResponse as Stats, Volume,
+    Archive, BlockRef, ConfigureSandboxRequest as Network, Device, Directory, Disk as RootDisk,
+    Interface, InterfaceStats, MemoryVolume, Rootfs, Route, StatsResponse as Stats, Volume,
 };

@@ -11,6 +11,7 @@
     reason = "a test that cannot set itself up has failed"
 )]
 
+pub mod kubelet;
 mod loops;
 mod node;
 pub mod replay;

@@ -98,6 +98,7 @@ fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
         rootfs,
         volumes: shares.volumes,
         devices: Vec::new(),
+        memory_volumes: Vec::new(),
         user: record.user.clone(),
         seccomp: seccomp::program(&record.spec).map_err(chained)?,
         stdio: StdioConfig {

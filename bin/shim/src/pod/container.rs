@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bulkhead_bundle::Adapted;
+use bulkhead_bundle::{Adapted, Bind};
 use bulkhead_provision::seccomp;
-use bulkhead_sandbox::{AgentError, ContainerConfig, Rootfs, Sandbox, Volume};
+use bulkhead_sandbox::{AgentError, ContainerConfig, MemoryVolume, Rootfs, Sandbox, Volume};
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
 use oci_spec::runtime::{LinuxResources, Spec};
@@ -16,10 +16,10 @@ use super::life::LOST;
 use super::{Pod, Request};
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
-use crate::machine;
 use crate::process::{Exit, Process};
 use crate::rootfs::{self, Image, Root};
 use crate::stdio::{self, Pumps};
+use crate::{machine, memory};
 
 /// A container, or the pod itself.
 pub(crate) struct Container {
@@ -116,6 +116,13 @@ enum Ready {
     Image(Image),
 }
 
+/// Where the sources of a container's mounts are.
+#[derive(Default)]
+struct Given {
+    shared: Vec<Volume>,
+    memory: Vec<MemoryVolume>,
+}
+
 /// Names in the share that are taken out again unless they are kept.
 pub(super) struct Shared<'a> {
     pod: &'a Pod,
@@ -175,6 +182,36 @@ impl Pod {
         ))
     }
 
+    /// Opens what a container is given of the host, and shares what is not to
+    /// be in the guest's memory.
+    fn give(&self, binds: &[Bind], shared: &mut Shared<'_>) -> Outcome<Given> {
+        let (uid, room) = {
+            let state = self.lock();
+            let uid = state.kubernetes.as_ref().map(|own| own.uid.clone());
+            (uid.unwrap_or_default(), state.room)
+        };
+        let owner = memory::Owner {
+            uid: &uid,
+            room: room.map_or(0, |room| room.memory),
+        };
+        let mut given = Given::default();
+        for bind in binds {
+            let mount = u32::try_from(bind.mount + 1).unwrap_or(u32::MAX);
+            let opened = rootfs::source(bind)?;
+            if let Some(volume) = memory::volume(&opened, &owner, mount)? {
+                given.memory.push(volume);
+                continue;
+            }
+            given.shared.push(Volume {
+                tag: machine::SHARE.to_owned(),
+                file: shared.add(&rootfs::bind(&opened, bind)?)?,
+                mount,
+                ..Default::default()
+            });
+        }
+        Ok(given)
+    }
+
     /// Makes a container in the booted machine.
     pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<()> {
         // Everything of the host is opened while the machine boots.
@@ -196,15 +233,7 @@ impl Pod {
             Root::Tree(tree) => Ready::Shared(shared.add(&tree)?),
             Root::Image(image) => Ready::Image(image),
         };
-        let mut volumes = Vec::new();
-        for bind in &binds {
-            volumes.push(Volume {
-                tag: machine::SHARE.to_owned(),
-                file: shared.add(&rootfs::bind(bind)?)?,
-                mount: u32::try_from(bind.mount + 1).unwrap_or(u32::MAX),
-                ..Default::default()
-            });
-        }
+        let given = self.give(&binds, &mut shared)?;
         let process = Process::new(request.paths, None);
         let sandbox = self.booted().await?;
         let mut uses = Vec::new();
@@ -212,8 +241,9 @@ impl Pod {
             id: request.id.clone(),
             spec,
             rootfs: Rootfs::default(),
-            volumes,
+            volumes: given.shared,
             devices: Vec::new(),
+            memory_volumes: given.memory,
             user: String::new(),
             seccomp: seccomp.clone(),
             stdio: process.stdio(),

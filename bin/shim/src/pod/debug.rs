@@ -57,7 +57,7 @@ impl Pod {
             };
             volumes.push(Volume {
                 tag: machine::SHARE.to_owned(),
-                file: shared.add(&rootfs::bind(&bind)?)?,
+                file: shared.add(&rootfs::bind(&rootfs::source(&bind)?, &bind)?)?,
                 mount: u32::try_from(bind.mount + 1).unwrap_or(u32::MAX),
                 ..Default::default()
             });
@@ -69,6 +69,7 @@ impl Pod {
             rootfs: machine::rootfs(&lower),
             volumes,
             devices: Vec::new(),
+            memory_volumes: Vec::new(),
             user: String::new(),
             seccomp: Vec::new(),
             stdio,

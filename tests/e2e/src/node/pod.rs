@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig, PodSandboxState,
-    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatsRequest, ContainerStatus,
+    ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec,
+    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig,
+    PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest,
     StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
     UpdateContainerResourcesRequest,
 };
@@ -221,6 +221,17 @@ impl Container<'_> {
             out: text(response.stdout),
             err: text(response.stderr),
         })
+    }
+
+    /// Memory it uses, bytes, as containerd counts it: without what the kernel
+    /// could take back at once.
+    pub async fn memory(&self) -> u64 {
+        let request = ContainerStatsRequest {
+            container_id: self.id.clone(),
+        };
+        let response = self.node.runtime.clone().container_stats(request).await;
+        let stats = response.unwrap().into_inner().stats.unwrap();
+        stats.memory.unwrap().working_set_bytes.unwrap().value
     }
 
     /// What containerd says of it.

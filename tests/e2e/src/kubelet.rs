@@ -1,0 +1,84 @@
+//! A pod's directory as the kubelet lays it out, with the mounts it makes.
+
+use std::path::{Path, PathBuf};
+
+use k8s_cri::v1::Mount;
+
+use crate::tool;
+
+/// `…/pods/UID` of one pod. Its mounts end with it; it has to be filled before
+/// the node is started, whose mounts are a copy of the host's.
+#[derive(Debug)]
+pub struct PodDir {
+    mounted: Vec<PathBuf>,
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl PodDir {
+    /// That of the pod with this UID.
+    #[must_use]
+    pub fn new(uid: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self {
+            mounted: Vec::new(),
+            path: dir.path().join("pods").join(uid),
+            _dir: dir,
+        }
+    }
+
+    /// A volume on disk.
+    #[must_use]
+    pub fn volume(&self, plugin: &str, name: &str) -> PathBuf {
+        let plugin = format!("kubernetes.io~{plugin}");
+        let path = self.path.join("volumes").join(plugin).join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// A volume that is a tmpfs with these options.
+    pub fn tmpfs(&mut self, plugin: &str, name: &str, options: &str) -> PathBuf {
+        let path = self.volume(plugin, name);
+        let at = path.display().to_string();
+        tool("mount", &["-t", "tmpfs", "-o", options, "tmpfs", &at]);
+        self.mounted.push(path.clone());
+        path
+    }
+
+    /// A part of a volume, as a container with `subPath` is given it.
+    pub fn sub_path(&mut self, volume: &Path, part: &str) -> PathBuf {
+        let source = volume.join(part);
+        std::fs::create_dir_all(&source).unwrap();
+        let name = volume.file_name().unwrap();
+        let number = self.mounted.len().to_string();
+        let path = self.path.join("volume-subpaths").join(name);
+        let path = path.join("app").join(number);
+        std::fs::create_dir_all(&path).unwrap();
+        let (from, at) = (source.display().to_string(), path.display().to_string());
+        tool("mount", &["--bind", &from, &at]);
+        self.mounted.push(path.clone());
+        path
+    }
+}
+
+impl Drop for PodDir {
+    fn drop(&mut self) {
+        for path in self.mounted.iter().rev() {
+            let at = path.display().to_string();
+            let _ = std::process::Command::new("umount")
+                .args(["-l", &at])
+                .status();
+        }
+    }
+}
+
+/// A volume of a container.
+#[must_use]
+pub fn mount(path: &Path, at: &str, readonly: bool) -> Mount {
+    Mount {
+        container_path: at.into(),
+        host_path: path.display().to_string(),
+        readonly,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,135 @@
+//! Volumes as the kubelet makes them. Every test passes with runc too
+//! (`BULKHEAD_E2E_HANDLER=runc`).
+
+use bulkhead_e2e::cri::ContainerConfig;
+use bulkhead_e2e::kubelet::{PodDir, mount};
+use bulkhead_e2e::{Node, in_machine, tool};
+
+/// Gives a container its volumes.
+fn with(mounts: Vec<bulkhead_e2e::cri::Mount>) -> impl FnOnce(&mut ContainerConfig) {
+    |config| config.mounts = mounts
+}
+
+#[tokio::test]
+async fn an_empty_dir_in_memory_is_the_pods_and_has_its_size_and_owner() {
+    let mut kubelet = PodDir::new("cached");
+    let cache = kubelet.tmpfs("empty-dir", "cache", "size=8m");
+    // As the kubelet applies an fsGroup.
+    let path = cache.display().to_string();
+    tool("chown", &["0:1234", &path]);
+    tool("chmod", &["2777", &path]);
+    let part = kubelet.sub_path(&cache, "a/b");
+    tool("chmod", &["2775", &part.display().to_string()]);
+    let secret = kubelet.tmpfs("secret", "password", "size=1m");
+    std::fs::write(secret.join("key"), "old").unwrap();
+    let disk = kubelet.volume("empty-dir", "disk");
+    let node = Node::start().await;
+    let pod = node.pod("cached").await;
+
+    let own = vec![mount(&cache, "/cache", false)];
+    let init = pod
+        .start_with(
+            "init",
+            "echo first > /cache/init; stat -c '%u %g %a' /cache",
+            with(own),
+        )
+        .await
+        .unwrap();
+    assert_eq!(init.ended().await.exit_code, 0);
+    assert_eq!(init.log(), "stdout 0 1234 2777\n");
+    init.remove().await.unwrap();
+
+    let app = vec![
+        mount(&cache, "/cache", false),
+        mount(&secret, "/secret", true),
+        mount(&disk, "/disk", false),
+    ];
+    let app = pod
+        .start_with("app", "sleep 1000", with(app))
+        .await
+        .unwrap();
+    let other = vec![mount(&cache, "/cache", true), mount(&part, "/part", false)];
+    let other = pod
+        .start_with("other", "sleep 1000", with(other))
+        .await
+        .unwrap();
+    let seen = app
+        .exec("cat /cache/init; touch /cache/new; stat -c %g /cache/new; df -k /cache | tail -1")
+        .await;
+    let lines: Vec<&str> = seen.out.lines().collect();
+    assert_eq!(lines[..2], ["first", "1234"], "{seen:?}");
+    assert!(lines[2].starts_with("tmpfs"), "{seen:?}");
+    assert!(lines[2].contains(" 8192 "), "{seen:?}");
+    let full = app
+        .exec("dd if=/dev/zero of=/cache/full bs=1M count=9; rm /cache/full")
+        .await;
+    assert!(full.err.contains("No space left"), "{full:?}");
+
+    // The other container has it read-only, and a part of it writable.
+    let seen = other
+        .exec("cat /cache/init; echo x > /cache/x; stat -c '%g %a' /part; echo y > /part/y")
+        .await;
+    assert_eq!(seen.out, "first\n1234 2775", "{seen:?}");
+    assert!(seen.err.contains("Read-only file system"), "{seen:?}");
+    assert_eq!(app.exec("cat /cache/a/b/y").await.out, "y");
+    // In the guest's memory: on the host there is nothing of it.
+    assert_eq!(cache.join("init").exists(), !in_machine());
+    assert_eq!(part.join("y").exists(), !in_machine());
+
+    // A secret is a tmpfs as well, and stays what the kubelet says.
+    std::fs::write(secret.join("key"), "new").unwrap();
+    assert_eq!(app.exec("cat /secret/key").await.out, "new");
+    assert_eq!(app.exec("echo on-disk > /disk/file").await.code, 0);
+    assert_eq!(
+        std::fs::read_to_string(disk.join("file")).unwrap(),
+        "on-disk\n"
+    );
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_in_memory_counts_for_who_wrote_it() {
+    let mut kubelet = PodDir::new("counted");
+    let cache = kubelet.tmpfs("empty-dir", "cache", "size=64m");
+    let node = Node::start().await;
+    let pod = node.pod("counted").await;
+    let own = || with(vec![mount(&cache, "/cache", false)]);
+    let app = pod.start_with("app", "sleep 1000", own()).await.unwrap();
+    let other = pod.start_with("other", "sleep 1000", own()).await.unwrap();
+    let (before, beside) = (app.memory().await, other.memory().await);
+    let written = app
+        .exec("dd if=/dev/zero of=/cache/full bs=1M count=32")
+        .await;
+    assert_eq!(written.code, 0, "{written:?}");
+    let (after, now) = (app.memory().await, other.memory().await);
+    assert!(after >= before + (32 << 20), "{before} {after}");
+    assert!(now < beside + (8 << 20), "{beside} {now}");
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tmpfs_of_anybody_else_stays_the_hosts() {
+    // A volume of another pod, and a directory inside of one.
+    let mut kubelet = PodDir::new("somebody-else");
+    let cache = kubelet.tmpfs("empty-dir", "cache", "size=8m");
+    let inside = cache.join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let node = Node::start().await;
+    let pod = node.pod("curious").await;
+    let mounts = vec![
+        mount(&cache, "/cache", false),
+        mount(&inside, "/inside", false),
+    ];
+    let app = pod
+        .start_with("app", "sleep 1000", with(mounts))
+        .await
+        .unwrap();
+    std::fs::write(cache.join("told"), "by the host").unwrap();
+    let seen = app.exec("cat /cache/told; echo well > /inside/file").await;
+    assert_eq!(seen.out, "by the host", "{seen:?}");
+    assert_eq!(
+        std::fs::read_to_string(inside.join("file")).unwrap(),
+        "well\n"
+    );
+    pod.remove().await.unwrap();
+}
