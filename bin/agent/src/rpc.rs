@@ -212,12 +212,24 @@ impl AgentService {
             rootfs: &rootfs.root,
             user: (!request.user.is_empty()).then_some(request.user.as_str()),
             seccomp: (!request.seccomp.is_empty()).then_some(request.seccomp.as_slice()),
+            pids: self.pids_of_other(spec)?,
             stdio: child,
         };
         let (container, terminal) = Container::create(&args).map_err(Failure::container)?;
         set_size(&terminal, stdio, spec.process().as_ref());
         ends.terminal = terminal;
         Ok((container, ends))
+    }
+
+    /// The process namespace of another container, where the spec names one.
+    fn pids_of_other(&self, spec: &Spec) -> Result<Option<OwnedFd>, Failure> {
+        match container::pids_of(spec).map_err(Failure::container)? {
+            Some(id) => self.with(&id, |entry| {
+                let own = entry.container.pids_namespace();
+                own.map_err(Failure::container)
+            }),
+            None => Ok(None),
+        }
     }
 
     async fn run_exec(

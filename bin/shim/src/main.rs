@@ -28,6 +28,7 @@ mod process;
 mod rootfs;
 mod sandbox;
 mod serve;
+mod stand_in;
 mod stdio;
 mod task;
 

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use bulkhead_bundle::{Kind, Room, Size};
+use bulkhead_bundle::{Kind, Room, Size, Told};
 use bulkhead_provision::settle;
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
@@ -95,8 +95,6 @@ struct State {
     /// What of it the containers share.
     room: Option<Room>,
     sysctls: HashMap<String, String>,
-    /// Do the containers share their processes? Settled by the first.
-    shares_pids: Option<bool>,
     /// Where this process was before it joined the pod's control group.
     origin: Option<Origin>,
     /// Why the machine ended.
@@ -218,7 +216,7 @@ impl Pod {
             .map_err(|e| Failure::invalid(bulkhead_provision::chain(&e)))?;
         let options = request.options.as_ref();
         let path = options.and_then(|any| options::path_in_options(&any.type_url, &any.value));
-        let created = event::TaskCreate {
+        let mut created = event::TaskCreate {
             container_id: id.clone(),
             bundle: request.bundle.clone(),
             rootfs: request.rootfs.clone(),
@@ -229,13 +227,12 @@ impl Pod {
                 terminal: request.terminal,
                 ..Default::default()
             }),
-            pid: std::process::id(),
             ..Default::default()
         };
         let kind = bulkhead_bundle::kind(&spec).map_err(|e| Failure::invalid(e.to_string()))?;
         if kind != Kind::Pod {
             // What can be refused is refused before a machine is started.
-            bulkhead_bundle::adapt(spec.clone(), &HashMap::new(), std::process::id())?;
+            bulkhead_bundle::adapt(spec.clone(), &HashMap::new(), &self.told())?;
         }
         let request = Request {
             id,
@@ -249,7 +246,7 @@ impl Pod {
             },
             spec,
         };
-        match kind {
+        created.pid = match kind {
             Kind::Pod => self.create_pod(request, path.as_deref())?,
             Kind::Member { .. } => self.create_container(request).await?,
             Kind::Single => {
@@ -258,19 +255,21 @@ impl Pod {
                 if made.is_err() {
                     self.end_machine().await;
                 }
-                made?;
+                made?
             }
-        }
+        };
+        let pid = created.pid;
         self.publish(Event::Create(created));
-        Ok(std::process::id())
+        Ok(pid)
     }
 
-    fn create_pod(self: &Arc<Self>, request: Request, config: Option<&str>) -> Outcome<()> {
+    fn create_pod(self: &Arc<Self>, request: Request, config: Option<&str>) -> Outcome<u32> {
         self.begin(&request.spec, config)?;
         let process = Process::new(request.paths, None);
         let container = Container::pod(request.bundle, process);
+        let pid = container.pid();
         self.lock().containers.insert(request.id, container);
-        Ok(())
+        Ok(pid)
     }
 
     /// Marks a process as ended and tells containerd, once.
@@ -278,13 +277,31 @@ impl Pod {
         let told = event::TaskExit {
             container_id: id.to_owned(),
             id: if exec.is_empty() { id } else { exec }.to_owned(),
-            pid: std::process::id(),
+            pid: self.pid(id),
             exit_status: exit.code,
             exited_at: MessageField::some(exit.at.clone()),
             ..Default::default()
         };
         if process.stop(exit) && !self.is_untold(id) {
             self.publish(Event::Exit(told));
+        }
+    }
+
+    /// The process id containerd was told of a container: after it is gone,
+    /// this process's.
+    pub(crate) fn pid(&self, id: &str) -> u32 {
+        let state = self.lock();
+        let own = state.containers.get(id).map(Container::pid);
+        own.unwrap_or_else(std::process::id)
+    }
+
+    /// All the process ids containerd was told.
+    fn told(&self) -> Told {
+        let state = self.lock();
+        let members = state.containers.iter().filter(|(_, own)| !own.is_pod());
+        Told {
+            pod: std::process::id(),
+            containers: members.map(|(id, own)| (own.pid(), id.clone())).collect(),
         }
     }
 
@@ -330,7 +347,7 @@ impl Pod {
         if !self.is_untold(id) {
             self.publish(Event::Start(event::TaskStart {
                 container_id: id.to_owned(),
-                pid: std::process::id(),
+                pid: self.pid(id),
                 ..Default::default()
             }));
         }

@@ -47,7 +47,7 @@ impl TaskApi {
             id: request.id.clone(),
             exec_id: request.exec_id.clone(),
             bundle: bundle.to_string_lossy().into_owned(),
-            pid: std::process::id(),
+            pid: self.pod.pid(&request.id),
             stdin: process.paths.stdin.clone(),
             stdout: process.paths.stdout.clone(),
             stderr: process.paths.stderr.clone(),
@@ -109,10 +109,11 @@ impl Task for TaskApi {
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
         let pod = Arc::clone(&self.pod);
+        let pid = pod.pid(&request.id);
         let started = whole(async move { pod.start(&request.id, &request.exec_id).await }).await;
         answer("start", started)?;
         Ok(StartResponse {
-            pid: std::process::id(),
+            pid,
             ..Default::default()
         })
     }
@@ -123,10 +124,11 @@ impl Task for TaskApi {
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
         let pod = Arc::clone(&self.pod);
+        let pid = pod.pid(&request.id);
         let deleted = whole(async move { pod.delete(&request.id, &request.exec_id).await }).await;
         let exit = answer("delete", deleted)?;
         Ok(DeleteResponse {
-            pid: std::process::id(),
+            pid,
             exit_status: exit.code,
             exited_at: MessageField::some(exit.at),
             ..Default::default()
@@ -235,7 +237,7 @@ impl Task for TaskApi {
         answer("connect", self.pod.process(&request.id, ""))?;
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: std::process::id(),
+            task_pid: self.pod.pid(&request.id),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Default::default()
         })

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use bulkhead_protocol::{SHARED_MEMORY, SHARED_PIDS};
+use bulkhead_protocol::{CONTAINER_PIDS, SHARED_MEMORY, SHARED_PIDS};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use crate::devices::{self, BlockDevice};
@@ -32,20 +32,36 @@ pub struct Adapted {
     pub disks: Vec<BlockDevice>,
 }
 
-/// Does a container's adapted spec ask for the pod's process namespace?
-pub fn shares_pids(spec: &Spec) -> bool {
-    namespace(spec, LinuxNamespaceType::Pid).is_some_and(|own| own.path().is_some())
+/// The process ids containerd was told: by them it says whose namespace is meant.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Of the pod.
+    pub pod: u32,
+    /// Of its containers, with their ids.
+    pub containers: HashMap<u32, String>,
 }
 
-/// Makes a container's spec one for the guest. `sysctls` are the pod's; `pod` is
-/// the process id containerd was told of it.
+impl Told {
+    /// Where in the guest the process namespace is that this path of the host
+    /// means.
+    fn guest_namespace(&self, path: &Path) -> Option<PathBuf> {
+        if path == process_namespace(self.pod) {
+            return Some(SHARED_PIDS.into());
+        }
+        let mut all = self.containers.iter();
+        let (_, id) = all.find(|(pid, _)| path == process_namespace(**pid))?;
+        Some(Path::new(CONTAINER_PIDS).join(id))
+    }
+}
+
+/// Makes a container's spec one for the guest. `sysctls` are the pod's.
 ///
 /// # Errors
 /// What has no meaning in a guest.
 pub fn adapt(
     mut spec: Spec,
     sysctls: &HashMap<String, String>,
-    pod: u32,
+    told: &Told,
 ) -> Result<Adapted, Refusal> {
     refuse_hooks(&spec)?;
     refuse_rdt(&spec)?;
@@ -53,7 +69,7 @@ pub fn adapt(
     let Some(mut linux) = spec.linux().clone() else {
         return Err(Refusal::new("the spec has no `linux` part"));
     };
-    linux.set_namespaces(Some(guest_namespaces(&spec, pod)?));
+    linux.set_namespaces(Some(guest_namespaces(&spec, told)?));
     let disks = devices::adapt(&mut linux)?;
     linux.set_cgroups_path(None);
     // Labels of the host's security modules; they guard the host, and the
@@ -116,20 +132,24 @@ pub(crate) fn process_namespace(pid: u32) -> PathBuf {
 }
 
 /// Network, IPC and host name are the guest's, shared by the pod.
-fn guest_namespaces(spec: &Spec, pod: u32) -> Result<Vec<LinuxNamespace>, Refusal> {
+fn guest_namespaces(spec: &Spec, told: &Told) -> Result<Vec<LinuxNamespace>, Refusal> {
     let mut kept = Vec::new();
     for own in namespaces(spec) {
+        let meant = own
+            .path()
+            .as_deref()
+            .filter(|_| own.typ() == LinuxNamespaceType::Pid);
+        if let Some(path) = meant.and_then(|path| told.guest_namespace(path)) {
+            let mut shared = own.clone();
+            shared.set_path(Some(path));
+            kept.push(shared);
+            continue;
+        }
         match (own.typ(), own.path()) {
             (
                 LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts,
                 _,
             ) => {}
-            // containerd means the pod by the process it was told is the pod's.
-            (LinuxNamespaceType::Pid, Some(path)) if *path == process_namespace(pod) => {
-                let mut shared = own.clone();
-                shared.set_path(Some(SHARED_PIDS.into()));
-                kept.push(shared);
-            }
             (_, None) => kept.push(own.clone()),
             (kind, Some(path)) => {
                 return Err(Refusal::new(format!(

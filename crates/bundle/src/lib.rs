@@ -20,7 +20,7 @@ use bulkhead_protocol::{SPEC_LIMIT, name};
 use bulkhead_status::Kubernetes;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-pub use adapt::{Adapted, Bind, adapt, shares_pids};
+pub use adapt::{Adapted, Bind, Told, adapt};
 pub use debug::{Debug, debug};
 pub use devices::BlockDevice;
 pub use pod_config::{POD_CONFIG, pod_spec};

@@ -7,7 +7,15 @@ use super::*;
 use crate::adapt::process_namespace;
 use crate::size::{SANDBOX_MEMORY, SANDBOX_PERIOD, SANDBOX_QUOTA};
 
-pub(crate) const POD: u32 = 4711;
+const POD: u32 = 4711;
+const APP: u32 = 4712;
+
+pub(crate) fn told() -> Told {
+    Told {
+        pod: POD,
+        containers: [(APP, "app".to_owned())].into(),
+    }
+}
 
 pub(crate) fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
     let mut value = json!({
@@ -110,7 +118,7 @@ fn a_guest_is_told_nothing_of_its_host() {
             {"destination": "/dev/shm", "type": "bind", "source": "/s", "options": ["rbind"]},
         ]);
     });
-    let adapted = adapt(own, &HashMap::new(), POD).unwrap();
+    let adapted = adapt(own, &HashMap::new(), &told()).unwrap();
     let bind = Bind {
         mount: 1,
         source: "/h".into(),
@@ -129,22 +137,41 @@ fn hooks_and_foreign_namespaces_are_refused() {
     let hooks = spec(|value| {
         value["hooks"] = json!({"prestart": [{"path": "/bin/true"}]});
     });
-    assert!(adapt(hooks, &HashMap::new(), POD).is_err());
+    assert!(adapt(hooks, &HashMap::new(), &told()).is_err());
     let class = spec(|value| value["linux"]["intelRdt"] = json!({"closID": "guaranteed"}));
-    let text = adapt(class, &HashMap::new(), POD).unwrap_err().to_string();
+    let text = adapt(class, &HashMap::new(), &told())
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("intelRdt"), "{text}");
     let foreign = spec(|value| {
         value["linux"]["namespaces"][0]["path"] = json!("/proc/7/ns/pid");
     });
-    let text = adapt(foreign, &HashMap::new(), POD)
+    let text = adapt(foreign, &HashMap::new(), &told())
         .unwrap_err()
         .to_string();
     assert!(text.contains("/proc/7/ns/pid"), "{text}");
-    let shared = spec(|value| {
-        value["linux"]["namespaces"][0]["path"] = json!(process_namespace(POD));
+    // Of another kind it is not the one in the guest.
+    let foreign = spec(|value| {
+        value["linux"]["namespaces"][3] = json!({"type": "user", "path": process_namespace(POD)});
     });
-    let adapted = adapt(shared, &HashMap::new(), POD).unwrap().spec;
-    assert!(shares_pids(&adapted));
+    assert!(adapt(foreign, &HashMap::new(), &told()).is_err());
+}
+
+#[test]
+fn a_process_namespace_is_known_by_the_pid_containerd_was_told() {
+    let meant = |pid| {
+        let own = spec(|value| {
+            value["linux"]["namespaces"][0]["path"] = json!(process_namespace(pid));
+        });
+        let adapted = adapt(own, &HashMap::new(), &told()).unwrap().spec;
+        let own = namespace(&adapted, LinuxNamespaceType::Pid).unwrap();
+        own.path().clone().unwrap()
+    };
+    assert_eq!(meant(POD), Path::new(bulkhead_protocol::SHARED_PIDS));
+    assert_eq!(
+        meant(APP),
+        Path::new(bulkhead_protocol::CONTAINER_PIDS).join("app")
+    );
 }
 
 #[test]

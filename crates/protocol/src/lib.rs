@@ -63,5 +63,9 @@ pub const SHARED_MEMORY: &str = "/run/sandbox/shm";
 /// share; the agent makes it for the first that asks.
 pub const SHARED_PIDS: &str = "/run/sandbox/pids";
 
+/// A spec's process namespace with a path in this directory is the one of the
+/// container of that name.
+pub const CONTAINER_PIDS: &str = "/run/sandbox/pids-of";
+
 /// Largest OCI spec either side accepts, bytes of JSON.
 pub const SPEC_LIMIT: usize = 4 << 20;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use bulkhead_bundle::BlockDevice;
+use bulkhead_bundle::{BlockDevice, Told};
 use bulkhead_config::Config;
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 
@@ -22,7 +22,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         assert!(size.memory < ROOM && size.vcpus > 0);
     }
     let _ = bulkhead_bundle::size(&spec, &Config::default(), None);
-    if let Ok(adapted) = bulkhead_bundle::adapt(spec, &HashMap::new(), 7) {
+    let told = Told {
+        pod: 7,
+        containers: [(8, "app".to_owned())].into(),
+    };
+    if let Ok(adapted) = bulkhead_bundle::adapt(spec, &HashMap::new(), &told) {
         let linux = adapted.spec.linux().clone().unwrap_or_default();
         for device in linux.devices().iter().flatten() {
             let known = |disk: &BlockDevice| {

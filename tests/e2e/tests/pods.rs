@@ -67,6 +67,58 @@ async fn a_container_ends_as_it_says_and_its_log_is_whole() {
     pod.remove().await.unwrap();
 }
 
+/// `kubectl debug --target`: an ephemeral container with another's processes.
+#[tokio::test]
+async fn a_container_may_have_the_processes_of_one_other() {
+    use bulkhead_e2e::cri::{ContainerConfig, NamespaceMode};
+    let node = Node::start().await;
+    let pod = node.pod("target").await;
+    let app = pod.start("app", "sleep 4321").await;
+    let other = pod.start("other", "sleep 9876").await;
+    let into = |id: &str| {
+        let id = id.to_owned();
+        |config: &mut ContainerConfig| {
+            let linux = config.linux.as_mut().unwrap();
+            let context = linux.security_context.as_mut().unwrap();
+            let options = context.namespace_options.as_mut().unwrap();
+            options.pid = NamespaceMode::Target.into();
+            options.target_id = id;
+        }
+    };
+    let debug = pod
+        .start_with("debug", "sleep 1234", into(&app.id))
+        .await
+        .unwrap();
+    let seen = debug.exec("ps -o args").await.out;
+    assert!(seen.contains("sleep 4321"), "{seen}");
+    assert!(!seen.contains("sleep 9876"), "{seen}");
+    assert_eq!(
+        debug.exec("hostname; cat /proc/1/comm").await.out,
+        "target\nsleep"
+    );
+    let seen = app.exec("ps -o args").await.out;
+    assert!(seen.contains("sleep 1234"), "{seen}");
+    let seen = other.exec("ps -o args").await.out;
+    assert!(
+        !seen.contains("sleep 4321") && !seen.contains("sleep 1234"),
+        "{seen}"
+    );
+
+    // It ends alone; its target takes it along.
+    debug.stop(0).await.unwrap();
+    assert_eq!(debug.ended().await.exit_code, 137);
+    assert!(app.exec("ps -o args").await.out.contains("sleep 4321"));
+    let debug = pod
+        .start_with("again", "sleep 1234", into(&app.id))
+        .await
+        .unwrap();
+    app.stop(0).await.unwrap();
+    assert_eq!(debug.ended().await.exit_code, 137);
+    assert_eq!(other.exec("echo well").await.out, "well");
+    pod.remove().await.unwrap();
+    assert!(node.shims().is_empty());
+}
+
 #[tokio::test]
 async fn containers_may_share_their_processes() {
     use bulkhead_e2e::cri::NamespaceMode;

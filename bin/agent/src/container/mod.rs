@@ -46,7 +46,7 @@ use cgroup::Cgroup;
 use device_filter::DeviceFilter;
 pub(crate) use error::{Error, ErrorKind};
 use error::{Result, Tried};
-use namespaces::{Pinned, Wanted};
+use namespaces::{Pids, Pinned, Wanted};
 pub(crate) use stats::Stats;
 use sync::Channel;
 
@@ -91,7 +91,17 @@ pub(crate) struct CreateArgs<'a> {
     pub(crate) user: Option<&'a str>,
     /// struct sock_filter array.
     pub(crate) seccomp: Option<&'a [u8]>,
+    /// The process namespace of the container [`pids_of`] names.
+    pub(crate) pids: Option<OwnedFd>,
     pub(crate) stdio: Stdio,
+}
+
+/// The container whose process namespace this spec is to share.
+pub(crate) fn pids_of(spec: &Spec) -> Result<Option<String>> {
+    Ok(match Wanted::from_spec(spec)?.pids() {
+        Pids::Of(name) => Some(name.clone()),
+        Pids::Own | Pids::Pod => None,
+    })
 }
 
 /// A created or running container.
@@ -150,7 +160,7 @@ impl Container {
                     pid: forked.pid,
                     pinned: forked.pinned,
                     devices: forked.devices,
-                    shares_pids: wanted.shares_pids(),
+                    shares_pids: *wanted.pids() != Pids::Own,
                     waiting: Some(forked.channel),
                 };
                 Ok((container, terminal))
@@ -177,9 +187,19 @@ impl Container {
         }
         let devices = DeviceFilter::attach(cgroup.fd(), args.spec)?;
         let (ours, theirs) = sync::pair()?;
-        let inside = wanted.shares_pids().then(pod_pids::enter).transpose()?;
+        let inside = match (wanted.pids(), &args.pids) {
+            (Pids::Own, _) => None,
+            (Pids::Pod, _) => Some(pod_pids::enter(pod_pids::namespace()?)?),
+            (Pids::Of(_), Some(namespace)) => Some(pod_pids::enter(namespace.as_fd())?),
+            (Pids::Of(name), None) => return Err(no_pids_of(name)),
+        };
         let forked = syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()));
-        let pid = match forked.tried(|| "fork into the container".to_owned())? {
+        let forked = forked.map_err(|error| match wanted.pids() {
+            // What the kernel says of a namespace whose first process is gone.
+            Pids::Of(name) if error.kind() == std::io::ErrorKind::OutOfMemory => no_pids_of(name),
+            _ => Error::other(format!("fork into the container: {error}")),
+        });
+        let pid = match forked? {
             syscalls::Forked::Child => {
                 drop(ours);
                 syscalls::close_others(&args.stdio.with(&theirs));
@@ -258,6 +278,13 @@ impl Container {
         Ok(())
     }
 
+    /// Its process namespace; `None` for one that has the agent's.
+    pub(crate) fn pids_namespace(&self) -> Result<Option<OwnedFd>> {
+        let own = self.pinned.pids().map(|fd| fd.try_clone_to_owned());
+        own.transpose()
+            .tried(|| "share the process namespace".to_owned())
+    }
+
     /// Pid of the first process in the guest.
     pub(crate) fn init_pid(&self) -> i32 {
         self.pid
@@ -323,6 +350,12 @@ impl Container {
         drop(self.waiting);
         self.cgroup.destroy()
     }
+}
+
+fn no_pids_of(name: &str) -> Error {
+    Error::invalid(format!(
+        "the container `{name}`, whose processes are to be shared, does not run"
+    ))
 }
 
 /// Sends a signal to a child of the agent's that was not reaped yet; false

@@ -2,10 +2,10 @@
 //! again. namespaces(7).
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use bulkhead_protocol::SHARED_PIDS;
+use bulkhead_protocol::{CONTAINER_PIDS, SHARED_PIDS, name};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use super::error::{Error, Result, Tried};
@@ -19,10 +19,33 @@ const MAP_LIMIT: usize = 340;
 pub(super) struct Wanted {
     fresh: Vec<LinuxNamespaceType>,
     join: Vec<(i32, PathBuf)>,
-    /// The pod's process namespace instead of an own one.
-    pod_pids: bool,
+    pids: Pids,
     uid_map: String,
     gid_map: String,
+}
+
+/// In which process namespace it is to be born.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Pids {
+    /// One of its own, or the agent's.
+    #[default]
+    Own,
+    /// The one a pod's containers share.
+    Pod,
+    /// That of the container of this name.
+    Of(String),
+}
+
+impl Pids {
+    /// Which one a path of the spec means.
+    fn at(path: &Path) -> Option<Self> {
+        if path == Path::new(SHARED_PIDS) {
+            return Some(Self::Pod);
+        }
+        let name = path.strip_prefix(CONTAINER_PIDS).ok()?.to_str()?;
+        name::check(name).ok()?;
+        Some(Self::Of(name.to_owned()))
+    }
 }
 
 fn flag(kind: LinuxNamespaceType) -> i32 {
@@ -51,15 +74,10 @@ impl Wanted {
                     return Err(Error::invalid("a time namespace is not supported yet"));
                 }
                 (None, kind) => wanted.fresh.push(kind),
-                (Some(path), LinuxNamespaceType::Pid) if path == Path::new(SHARED_PIDS) => {
-                    wanted.pod_pids = true;
+                (Some(path), LinuxNamespaceType::Pid) => {
+                    wanted.pids = Pids::at(path).ok_or_else(|| unreachable(path, "pid"))?;
                 }
-                (Some(path), kind @ (LinuxNamespaceType::Pid | LinuxNamespaceType::User)) => {
-                    return Err(Error::invalid(format!(
-                        "the {kind} namespace at `{}` cannot be joined",
-                        path.display()
-                    )));
-                }
+                (Some(path), LinuxNamespaceType::User) => return Err(unreachable(path, "user")),
                 (Some(path), kind) => wanted.join.push((flag(kind), path.clone())),
             }
         }
@@ -81,9 +99,9 @@ impl Wanted {
         self.fresh.contains(&kind)
     }
 
-    /// Is it to be born in the pod's process namespace?
-    pub(super) fn shares_pids(&self) -> bool {
-        self.pod_pids
+    /// In which process namespace it is to be born.
+    pub(super) fn pids(&self) -> &Pids {
+        &self.pids
     }
 
     /// Flags of the clone. The cgroup namespace comes later, made by the
@@ -121,6 +139,13 @@ impl Wanted {
         }
         Ok(())
     }
+}
+
+fn unreachable(path: &Path, kind: &str) -> Error {
+    Error::invalid(format!(
+        "the {kind} namespace at `{}` cannot be joined",
+        path.display()
+    ))
 }
 
 fn id_map(list: &[LinuxIdMapping]) -> Result<String> {
@@ -166,6 +191,13 @@ impl Pinned {
             list.push((kind, file.into()));
         }
         Ok(Self { list })
+    }
+
+    /// The process namespace, where it differs from the agent's.
+    pub(super) fn pids(&self) -> Option<BorrowedFd<'_>> {
+        let mut all = self.list.iter();
+        let (_, fd) = all.find(|(kind, _)| *kind == libc::CLONE_NEWPID)?;
+        Some(fd.as_fd())
     }
 
     /// Joins them all.

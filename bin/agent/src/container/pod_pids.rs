@@ -5,7 +5,7 @@
 //! can inspect it finds no rights, no descriptor and no file.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use super::error::{Result, Tried};
@@ -16,14 +16,13 @@ const EMPTY: &str = "/run/sandbox/empty";
 
 static NAMESPACE: OnceLock<OwnedFd> = OnceLock::new();
 
-/// While this is there, children of the agent are born in the namespace.
+/// While this is there, children of the agent are born in another namespace.
 pub(super) struct Inside {
     own: OwnedFd,
 }
 
-/// Enters the namespace for children to come, making it if need be.
-pub(super) fn enter() -> Result<Inside> {
-    let own = File::open("/proc/self/ns/pid").tried(|| "open the own namespace".to_owned())?;
+/// The pod's, made if need be.
+pub(super) fn namespace() -> Result<BorrowedFd<'static>> {
     let namespace = match NAMESPACE.get() {
         Some(namespace) => namespace,
         None => {
@@ -31,8 +30,14 @@ pub(super) fn enter() -> Result<Inside> {
             NAMESPACE.get_or_init(|| made)
         }
     };
-    syscalls::setns(namespace.as_fd(), libc::CLONE_NEWPID)
-        .tried(|| "enter the pod's process namespace".to_owned())?;
+    Ok(namespace.as_fd())
+}
+
+/// Enters a process namespace for children to come.
+pub(super) fn enter(namespace: BorrowedFd<'_>) -> Result<Inside> {
+    let own = File::open("/proc/self/ns/pid").tried(|| "open the own namespace".to_owned())?;
+    syscalls::setns(namespace, libc::CLONE_NEWPID)
+        .tried(|| "enter the process namespace of others".to_owned())?;
     Ok(Inside { own: own.into() })
 }
 

@@ -9,7 +9,7 @@ use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{AgentError, ContainerConfig, MemoryVolume, Rootfs, Sandbox, Volume};
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::LinuxResources;
 
 use super::disks::{self, Use};
 use super::life::LOST;
@@ -18,6 +18,7 @@ use crate::events::Event;
 use crate::failure::{Failure, Outcome};
 use crate::process::{Exit, Process};
 use crate::rootfs::{self, Image, Root};
+use crate::stand_in::StandIn;
 use crate::stdio::{self, Pumps};
 use crate::{machine, memory};
 
@@ -40,6 +41,8 @@ pub(crate) struct Container {
     /// Its limits as containerd first told them.
     resources: Option<LinuxResources>,
     pub(crate) paused: bool,
+    /// None for the pod itself, which this process stands for.
+    stand_in: Option<StandIn>,
 }
 
 impl Container {
@@ -57,11 +60,18 @@ impl Container {
             seccomp: Vec::new(),
             resources: None,
             paused: false,
+            stand_in: None,
         }
     }
 
     pub(super) fn is_pod(&self) -> bool {
         self.is_pod
+    }
+
+    /// The process id of the host that stands for it.
+    pub(super) fn pid(&self) -> u32 {
+        let own = self.stand_in.as_ref().map(StandIn::pid);
+        own.unwrap_or_else(std::process::id)
     }
 
     pub(super) fn main(&self) -> &Arc<Process> {
@@ -167,21 +177,6 @@ impl Drop for Shared<'_> {
 }
 
 impl Pod {
-    /// A pod's containers share their processes, or none does. containerd names
-    /// the pod's namespace and that of one other container alike, so that a
-    /// container that wants into another's is known by being the odd one.
-    fn agree_on_pids(&self, spec: &Spec) -> Outcome<()> {
-        let shares = bulkhead_bundle::shares_pids(spec);
-        if *self.lock().shares_pids.get_or_insert(shares) || !shares {
-            return Ok(());
-        }
-        Err(Failure::invalid(
-            "the process namespace of one other container cannot be joined yet (an ephemeral \
-             container with a target); leave the target out, or let the pod have \
-             shareProcessNamespace",
-        ))
-    }
-
     /// Opens what a container is given of the host, and shares what is not to
     /// be in the guest's memory.
     fn give(&self, binds: &[Bind], shared: &mut Shared<'_>) -> Outcome<Given> {
@@ -213,7 +208,8 @@ impl Pod {
     }
 
     /// Makes a container in the booted machine.
-    pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<()> {
+    /// Answers the process id that stands for it.
+    pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<u32> {
         // Everything of the host is opened while the machine boots.
         let root = rootfs::open(&request.rootfs, &request.bundle, &request.spec)?;
         let ends = stdio::open(&request.paths).await?;
@@ -225,9 +221,10 @@ impl Pod {
         let linux = request.spec.linux().as_ref();
         let resources = linux.and_then(|linux| linux.resources().clone());
         let Adapted { spec, binds, disks } =
-            bulkhead_bundle::adapt(request.spec, &sysctls, std::process::id())?;
-        self.agree_on_pids(&spec)?;
+            bulkhead_bundle::adapt(request.spec, &sysctls, &self.told())?;
         let opened = disks::open(&disks)?;
+        let stand_in = StandIn::new().map_err(|error| Failure::from_error(&error))?;
+        let pid = stand_in.pid();
         let mut shared = Shared::new(self);
         let root = match root {
             Root::Tree(tree) => Ready::Shared(shared.add(&tree)?),
@@ -279,10 +276,11 @@ impl Pod {
             seccomp,
             resources,
             paused: false,
+            stand_in: Some(stand_in),
         };
         self.lock().containers.insert(request.id.clone(), container);
         self.watch(&request.id, "", process, pumps, sandbox);
-        Ok(())
+        Ok(pid)
     }
 
     /// What the guest is told of a root filesystem.

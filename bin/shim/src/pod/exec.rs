@@ -77,7 +77,7 @@ impl Pod {
         self.publish(Event::ExecStarted(event::TaskExecStarted {
             container_id: id.to_owned(),
             exec_id: exec.to_owned(),
-            pid: std::process::id(),
+            pid: self.pid(id),
             ..Default::default()
         }));
         self.watch(id, exec, Arc::clone(process), pumps, sandbox);

@@ -15,6 +15,7 @@ impl Pod {
     pub(crate) async fn delete(self: &Arc<Self>, id: &str, exec: &str) -> Outcome<Exit> {
         self.settled(id).await;
         let process = self.process(id, exec)?;
+        let pid = self.pid(id);
         let exit = match process.status() {
             Status::Stopped(exit) => exit,
             Status::Created if !exec.is_empty() => Exit::now(0),
@@ -34,7 +35,7 @@ impl Pod {
         self.publish(Event::Delete(event::TaskDelete {
             container_id: id.to_owned(),
             id: exec.to_owned(),
-            pid: std::process::id(),
+            pid,
             exit_status: exit.code,
             exited_at: MessageField::some(exit.at.clone()),
             ..Default::default()

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::tests::{POD, spec};
+use crate::tests::{told, spec};
 use crate::{Adapted, adapt};
 
 fn adapted(devices: &Value, rules: &Value) -> Result<Adapted, Refusal> {
@@ -12,7 +12,7 @@ fn adapted(devices: &Value, rules: &Value) -> Result<Adapted, Refusal> {
         value["linux"]["devices"] = devices.clone();
         value["linux"]["resources"] = json!({"devices": rules});
     });
-    adapt(own, &HashMap::new(), POD)
+    adapt(own, &HashMap::new(), &told())
 }
 
 fn rules(adapted: &Adapted) -> Vec<LinuxDeviceCgroup> {
