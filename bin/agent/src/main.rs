@@ -19,6 +19,7 @@ mod disks;
 mod fd;
 mod init;
 mod memory;
+mod mirror;
 mod network;
 mod ports;
 mod process;

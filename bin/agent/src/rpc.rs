@@ -5,7 +5,7 @@ mod failure;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -24,6 +24,7 @@ use crate::block_devices;
 use crate::container::{self, Container, CreateArgs, Rest};
 use crate::disks::{self, Assembled};
 use crate::memory;
+use crate::mirror::Mirror;
 use crate::process::{Ends, HostStreams, Process};
 use crate::reaper::{Exit, Reaper};
 use crate::sandbox_files;
@@ -32,6 +33,9 @@ use failure::{Failure, failed};
 
 /// Containers in a sandbox at most.
 const CONTAINER_LIMIT: usize = 512;
+
+/// Mirrored volumes of a sandbox at most.
+const MIRROR_LIMIT: usize = 256;
 
 /// Processes of one container that the host may have started at once.
 const PROCESS_LIMIT: usize = 1024;
@@ -61,6 +65,8 @@ pub(crate) struct AgentService {
     // Held for map operations and the container's own system calls, never
     // across an await.
     containers: Arc<Mutex<HashMap<String, Entry>>>,
+    // By tag and name of the volume; held while one follows.
+    mirrors: Arc<Mutex<HashMap<(String, String), Mirror>>>,
 }
 
 struct Entry {
@@ -80,7 +86,24 @@ impl AgentService {
             streams,
             plugs: Plugs::default(),
             containers: Arc::default(),
+            mirrors: Arc::default(),
         }
+    }
+
+    /// Where the mirror of a volume is, made if need be, as the volume is now.
+    fn mirrored(&self, tag: &str, file: &str, source: &Path) -> Result<PathBuf, Failure> {
+        let mut mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (tag.to_owned(), file.to_owned());
+        if !mirrors.contains_key(&key) {
+            if mirrors.len() >= MIRROR_LIMIT {
+                return Err(Failure::internal("the sandbox mirrors too many volumes"));
+            }
+            let made = Mirror::new(&format!("{tag}-{file}"), source).map_err(Failure::invalid)?;
+            mirrors.insert(key.clone(), made);
+        }
+        let mirror = &mirrors[&key];
+        mirror.follow().map_err(Failure::invalid)?;
+        Ok(mirror.path().to_owned())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
@@ -165,7 +188,7 @@ impl AgentService {
             volumes: Vec::new(),
             memory: Vec::new(),
         };
-        mount_volumes(&request, &mut spec, &mut undo)?;
+        self.mount_volumes(&request, &mut spec, &mut undo)?;
         block_devices::translate(&mut spec, &request.devices)
             .await
             .map_err(Failure::invalid)?;
@@ -361,36 +384,44 @@ fn unmount(volumes: &[PathBuf]) {
     }
 }
 
-fn mount_volumes(
-    request: &agent::CreateContainerRequest,
-    spec: &mut Spec,
-    undo: &mut Undo,
-) -> Result<(), Failure> {
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
-    for volume in &request.volumes {
-        name::check(&volume.tag).map_err(Failure::invalid)?;
-        let share = disks::mount_share(&volume.tag).map_err(Failure::invalid)?;
-        let source = if volume.file.is_empty() {
-            share
-        } else {
-            name::check(&volume.file).map_err(Failure::invalid)?;
-            share.join(&volume.file)
-        };
-        undo.volumes.push(source.clone());
-        if volume.mount != 0 {
-            set_source(&mut mounts, volume.mount, source)?;
-            continue;
+impl AgentService {
+    fn mount_volumes(
+        &self,
+        request: &agent::CreateContainerRequest,
+        spec: &mut Spec,
+        undo: &mut Undo,
+    ) -> Result<(), Failure> {
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        for volume in &request.volumes {
+            name::check(&volume.tag).map_err(Failure::invalid)?;
+            let share = disks::mount_share(&volume.tag).map_err(Failure::invalid)?;
+            let source = if volume.file.is_empty() {
+                share
+            } else {
+                name::check(&volume.file).map_err(Failure::invalid)?;
+                share.join(&volume.file)
+            };
+            let source = if volume.mirror {
+                self.mirrored(&volume.tag, &volume.file, &source)?
+            } else {
+                undo.volumes.push(source.clone());
+                source
+            };
+            if volume.mount != 0 {
+                set_source(&mut mounts, volume.mount, source)?;
+                continue;
+            }
+            let mut options: Vec<&str> = volume.options.iter().map(String::as_str).collect();
+            options.extend(["rbind", if volume.read_only { "ro" } else { "rw" }]);
+            mounts.push(sandbox_files::bind(
+                &source,
+                volume.target.as_ref(),
+                &options,
+            ));
         }
-        let mut options: Vec<&str> = volume.options.iter().map(String::as_str).collect();
-        options.extend(["rbind", if volume.read_only { "ro" } else { "rw" }]);
-        mounts.push(sandbox_files::bind(
-            &source,
-            volume.target.as_ref(),
-            &options,
-        ));
+        spec.set_mounts(Some(mounts));
+        Ok(())
     }
-    spec.set_mounts(Some(mounts));
-    Ok(())
 }
 
 /// Gives mounts of the spec the guest's memory as their source.
@@ -596,6 +627,19 @@ impl agent_ttrpc::Agent for AgentService {
             })
         })
         .or_else(failed)
+    }
+
+    async fn follow_volume(
+        &self,
+        _: &TtrpcContext,
+        request: agent::VolumeRequest,
+    ) -> ttrpc::Result<Empty> {
+        let mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = match mirrors.get(&(request.tag, request.file)) {
+            Some(mirror) => mirror.follow().map_err(Failure::internal_from),
+            None => Err(Failure::invalid_text("the volume is not mirrored".into())),
+        };
+        followed.map(|()| Empty::new()).or_else(failed)
     }
 
     async fn remove_container(

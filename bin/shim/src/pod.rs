@@ -15,6 +15,7 @@ mod debug;
 mod disks;
 mod exec;
 mod life;
+mod mirrors;
 mod ports;
 mod removal;
 mod sandbox;
@@ -45,6 +46,7 @@ use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
 use crate::stdio::Paths;
+use mirrors::Mirrors;
 
 pub(crate) use container::Container;
 use disks::Disks;
@@ -103,6 +105,7 @@ struct State {
     signal: Option<u32>,
     /// Names given out in the share.
     names: u64,
+    mirrors: Mirrors,
 }
 
 /// How soon this process has to end.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bulkhead_protocol::agent::{
     Archive, ContainerRequest, CreateContainerRequest, Device, ExecRequest, MemoryVolume,
     ProcessRequest, ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest,
-    Volume,
+    Volume, VolumeRequest,
 };
 use bulkhead_protocol::mux::Stream;
 use bulkhead_protocol::stream::{CONNECTED, Header, Kind};
@@ -228,6 +228,20 @@ impl Sandbox {
         };
         self.agent.exec(context(), &request).await?;
         Ok(stdio)
+    }
+
+    /// Makes a mirrored volume what the host's is now.
+    ///
+    /// # Errors
+    /// [`AgentError`]; the mirror is as it was then, or in part.
+    pub async fn follow_volume(&self, tag: &str, file: &str) -> Result<(), AgentError> {
+        let request = VolumeRequest {
+            tag: tag.to_owned(),
+            file: file.to_owned(),
+            ..Default::default()
+        };
+        self.agent.follow_volume(context(), &request).await?;
+        Ok(())
     }
 
     /// Connects to a port of the guest's loopback interface. `None`: nobody

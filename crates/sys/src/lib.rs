@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod directory;
 mod empty_root;
 mod inherited;
 pub mod jail;

@@ -45,6 +45,35 @@ impl PodDir {
         path
     }
 
+    /// Puts a new generation of files into a volume and takes the old away, in
+    /// the order of the kubelet's pkg/volume/util/atomic_writer.go.
+    pub fn exchange(volume: &Path, generation: &str, files: &[(&str, &str)]) {
+        use std::os::unix::fs::symlink;
+        let data = volume.join("..data");
+        let old = std::fs::read_link(&data).ok();
+        let dir = volume.join(generation);
+        std::fs::create_dir(&dir).unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+        symlink(generation, volume.join("..data_tmp")).unwrap();
+        std::fs::rename(volume.join("..data_tmp"), &data).unwrap();
+        for (name, _) in files {
+            let link = volume.join(name);
+            if link.symlink_metadata().is_err() {
+                symlink(Path::new("..data").join(name), link).unwrap();
+            }
+        }
+        let Some(old) = old else { return };
+        for entry in std::fs::read_dir(volume.join(&old)).unwrap() {
+            let name = entry.unwrap().file_name();
+            if !files.iter().any(|(own, _)| name == *own) {
+                std::fs::remove_file(volume.join(name)).unwrap();
+            }
+        }
+        std::fs::remove_dir_all(volume.join(old)).unwrap();
+    }
+
     /// A part of a volume, as a container with `subPath` is given it.
     pub fn sub_path(&mut self, volume: &Path, part: &str) -> PathBuf {
         let source = volume.join(part);

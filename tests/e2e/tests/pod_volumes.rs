@@ -1,9 +1,29 @@
 //! Volumes as the kubelet makes them. Every test passes with runc too
 //! (`BULKHEAD_E2E_HANDLER=runc`).
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use bulkhead_e2e::cri::ContainerConfig;
 use bulkhead_e2e::kubelet::{PodDir, mount};
-use bulkhead_e2e::{Node, in_machine, tool};
+use bulkhead_e2e::{Container, Node, in_machine, tool};
+
+/// How long a program that watches a volume may wait for news.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// Where the C library of this machine is, for a program of this machine.
+const LIBRARIES: [&str; 2] = ["/lib/x86_64-linux-gnu", "/lib64"];
+
+/// Waits for a line in what a container says, as whoever reads its log does.
+async fn says(container: &Container<'_>, line: &str, within: Duration) -> Duration {
+    let start = Instant::now();
+    while !container.log().lines().any(|own| own == line) {
+        let log = container.log();
+        assert!(start.elapsed() < within, "no `{line}` in {log}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    start.elapsed()
+}
 
 /// Gives a container its volumes.
 fn with(mounts: Vec<bulkhead_e2e::cri::Mount>) -> impl FnOnce(&mut ContainerConfig) {
@@ -131,5 +151,58 @@ async fn a_tmpfs_of_anybody_else_stays_the_hosts() {
         std::fs::read_to_string(inside.join("file")).unwrap(),
         "well\n"
     );
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_watches_its_configuration_is_told_of_a_new_one() {
+    let kubelet = PodDir::new("told");
+    let map = kubelet.volume("configmap", "settings");
+    PodDir::exchange(&map, "..2026_1", &[("key", "old"), ("gone", "x")]);
+    let node = Node::start().await;
+    let pod = node.pod("told").await;
+    // The init container's share of the volume ends with it; the pod's does not.
+    let own = vec![mount(&map, "/settings", true)];
+    let init = pod
+        .start_with("init", "cat /settings/key", with(own))
+        .await
+        .unwrap();
+    assert_eq!(init.ended().await.exit_code, 0);
+    assert_eq!(init.log(), "stdout old\n");
+    init.remove().await.unwrap();
+
+    let program = Path::new(env!("CARGO_BIN_EXE_watch"));
+    let mut mounts = vec![
+        mount(&map, "/settings", true),
+        mount(program, "/bin/watch-files", true),
+    ];
+    mounts.extend(LIBRARIES.map(|path| mount(Path::new(path), path, true)));
+    let watcher = pod
+        .start_with("watcher", "exec /bin/watch-files /settings", with(mounts))
+        .await
+        .unwrap();
+    says(&watcher, "stdout watching", Duration::from_secs(20)).await;
+    PodDir::exchange(&map, "..2026_2", &[("key", "new"), ("more", "y")]);
+    let took = says(&watcher, "stdout moved-to ..data", NEWS).await;
+    println!("told after {took:?}");
+    says(&watcher, "stdout create more", NEWS).await;
+    says(&watcher, "stdout delete gone", NEWS).await;
+    let seen = watcher
+        .exec("cat /settings/key /settings/more; ls -A /settings; echo x > /settings/key")
+        .await;
+    assert_eq!(seen.out, "newy..2026_2\n..data\nkey\nmore", "{seen:?}");
+    assert!(seen.err.contains("Read-only file system"), "{seen:?}");
+
+    // An older kubelet sets modes after the exchange.
+    tool("chmod", &["0440", &map.join("key").display().to_string()]);
+    tool(
+        "chmod",
+        &["2755", &map.join("..data/").display().to_string()],
+    );
+    says(&watcher, "stdout attrib ..2026_2", NEWS).await;
+    let seen = watcher
+        .exec("stat -L -c %a /settings/key /settings/..data")
+        .await;
+    assert_eq!(seen.out, "440\n2755");
     pod.remove().await.unwrap();
 }

@@ -1,4 +1,5 @@
-//! Fills a tmpfs with what it is about to cover, as Podman's `tmpcopyup`.
+//! Fills a tmpfs with a directory: what it is about to cover, as Podman's
+//! `tmpcopyup`, or what it mirrors.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,7 +14,7 @@ const ENTRY_LIMIT: usize = 100_000;
 const DEPTH_LIMIT: usize = 64;
 
 /// Copies the directory `from` (opened by path) into the detached mount `to`.
-pub(super) fn fill(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn fill(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let mut budget = ENTRY_LIMIT;
     let from = rustix::fs::openat(from, ".", dir_flags(), Mode::empty())
         .tried(|| "open what a tmpfs covers".to_owned())?;

@@ -43,6 +43,7 @@ use bulkhead_protocol::agent::Archive;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use cgroup::Cgroup;
+pub(crate) use copyup::fill as copy_tree;
 use device_filter::DeviceFilter;
 pub(crate) use error::{Error, ErrorKind};
 use error::{Result, Tried};

@@ -148,16 +148,7 @@ impl<'a> Shared<'a> {
     }
 
     pub(super) fn add(&mut self, what: &Detached) -> Outcome<String> {
-        let mut state = self.pod.lock();
-        state.names += 1;
-        let name = format!("n{}", state.names);
-        let share = state
-            .share
-            .as_mut()
-            .ok_or_else(|| Failure::gone("the pod has no machine any more"))?;
-        share
-            .add(&name, what)
-            .map_err(|error| Failure::from_error(&error))?;
+        let name = self.pod.share(what)?;
         self.names.push(name.clone());
         Ok(name)
     }
@@ -177,9 +168,24 @@ impl Drop for Shared<'_> {
 }
 
 impl Pod {
+    /// Puts something into the share; its name there.
+    pub(super) fn share(&self, what: &Detached) -> Outcome<String> {
+        let mut state = self.lock();
+        state.names += 1;
+        let name = format!("n{}", state.names);
+        let share = state
+            .share
+            .as_mut()
+            .ok_or_else(|| Failure::gone("the pod has no machine any more"))?;
+        share
+            .add(&name, what)
+            .map_err(|error| Failure::from_error(&error))?;
+        Ok(name)
+    }
+
     /// Opens what a container is given of the host, and shares what is not to
     /// be in the guest's memory.
-    fn give(&self, binds: &[Bind], shared: &mut Shared<'_>) -> Outcome<Given> {
+    fn give(self: &Arc<Self>, binds: &[Bind], shared: &mut Shared<'_>) -> Outcome<Given> {
         let (uid, room) = {
             let state = self.lock();
             let uid = state.kubernetes.as_ref().map(|own| own.uid.clone());
@@ -197,10 +203,17 @@ impl Pod {
                 given.memory.push(volume);
                 continue;
             }
+            let mirrored = self.mirror(bind, &opened)?;
+            let mirror = mirrored.is_some();
+            let file = match mirrored {
+                Some(name) => name,
+                None => shared.add(&rootfs::bind(&opened, bind)?)?,
+            };
             given.shared.push(Volume {
                 tag: machine::SHARE.to_owned(),
-                file: shared.add(&rootfs::bind(&opened, bind)?)?,
+                file,
                 mount,
+                mirror,
                 ..Default::default()
             });
         }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::tests::{told, spec};
+use crate::tests::{spec, told};
 use crate::{Adapted, adapt};
 
 fn adapted(devices: &Value, rules: &Value) -> Result<Adapted, Refusal> {
