@@ -277,9 +277,10 @@ pub(crate) enum KernelChoice {
 #[command(after_help = "Examples:
   bulkhead cp web:/etc/nginx ./nginx      the directory, as ./nginx (or into it, if it exists)
   bulkhead cp ./site/. web:/var/www       what is in ./site
-  bulkhead cp ./fix.patch web:/tmp/")]
+  bulkhead cp ./fix.patch web:/tmp/
+  bulkhead cp shop/app:/var/log/app ./    of the container `app` of the pod `shop`")]
 pub(crate) struct CpOptions {
-    /// What: a path, or CONTAINER:PATH
+    /// What: a path, CONTAINER:PATH, or POD/CONTAINER:/PATH
     pub(crate) source: String,
     /// Where to: the other one
     pub(crate) target: String,

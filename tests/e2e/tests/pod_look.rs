@@ -77,6 +77,24 @@ async fn a_pod_is_looked_into_from_its_host() {
     let seen = bulkhead(&["pods", "--timings", "default/look"]);
     assert!(seen.out.contains("kernel"), "{seen:?}");
 
+    // Files, whoever the container runs as and whatever its image lacks.
+    let dir = tempfile::tempdir().unwrap();
+    let here = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::create_dir(here("tree")).unwrap();
+    std::fs::write(here("tree/file"), "from the host").unwrap();
+    let cp = |from: &str, to: &str| bulkhead(&["cp", from, to]);
+    assert_eq!(cp(&here("tree"), "look/app:/home").code, 0);
+    assert_eq!(app.exec("cat /home/tree/file").await.out, "from the host");
+    assert_eq!(app.exec("echo back > /home/tree/more").await.code, 0);
+    let seen = cp("default/look/app:/home/tree", &here("copy"));
+    assert_eq!(seen.code, 0, "{seen:?}");
+    assert_eq!(
+        std::fs::read_to_string(here("copy/more")).unwrap(),
+        "back\n"
+    );
+    let seen = cp("look/app:/nowhere", &here("nothing"));
+    assert!(seen.code != 0 && seen.err.contains("/nowhere"), "{seen:?}");
+
     // The guest itself: its agent, and everybody's processes.
     let look = "cat /proc/1/comm; ps | grep -c 'sleep 100[0]'; ip link | grep -c eth0; \
                 mknod /kmsg c 1 11 && echo '<0>look at me' > /kmsg; exit 3";

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::connect;
+use super::target;
 use crate::cli::CpOptions;
 use crate::client::Wanted;
 use crate::report::{CommandError, Outcome};
@@ -28,11 +28,12 @@ pub(super) fn run(root: &Root, options: &CpOptions) -> Outcome {
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// "CONTAINER:PATH"; a path of the host begins with a slash or a dot, or has no
-/// colon.
+/// "CONTAINER:PATH" or "POD/CONTAINER:/PATH"; a path of the host begins with a
+/// slash or a dot, or has no colon.
 fn inside(text: &str) -> Option<(&str, &str)> {
     let (name, path) = text.split_once(':')?;
-    let own = name.starts_with(['/', '.']) || name.contains('/');
+    // A directory of the host may have a colon in a name, too.
+    let own = name.starts_with(['/', '.']) || name.contains('/') && !path.starts_with('/');
     (!own && !name.is_empty() && !path.is_empty()).then_some((name, path))
 }
 
@@ -76,10 +77,9 @@ fn transfer(
     archive: Archive,
     work: impl FnOnce(Option<std::fs::File>, Option<std::fs::File>) -> std::io::Result<()>,
 ) -> Result<(), CommandError> {
-    let (_, record, client) = connect(root, name)?;
-    let first = record.spec.process().clone().unwrap_or_default();
+    let place = target::place(root, name)?;
     let mut process = spec::exec_process(
-        &first,
+        &place.first,
         &spec::ExecRequest {
             command: vec!["cp".to_owned()],
             env: Vec::new(),
@@ -99,13 +99,14 @@ fn transfer(
         proxy_signals: false,
     };
     let spec = ExecSpec {
-        container: String::new(),
+        container: place.container,
         process,
         user: "0:0".to_owned(),
         privileged: true,
         size: None,
         archive: Some(archive),
     };
+    let client = place.client;
     let attachment = client.attach(wanted, |streams| Request::Exec(Box::new(spec), streams))?;
     client.answer(attachment.number())?;
     client.transfer(attachment, work)
@@ -135,6 +136,8 @@ mod tests {
     fn containers_and_paths_are_told_apart() {
         assert_eq!(inside("web:/etc"), Some(("web", "/etc")));
         assert_eq!(inside("web:etc"), Some(("web", "etc")));
+        assert_eq!(inside("web/app:/etc"), Some(("web/app", "/etc")));
+        assert_eq!(inside("prod/web/app:/x:y"), Some(("prod/web/app", "/x:y")));
         for text in ["/a:b", "./a:b", "a/b:c", "plain", ":/x", "web:"] {
             assert_eq!(inside(text), None, "{text}");
         }

@@ -3,28 +3,17 @@
 use std::process::ExitCode;
 
 use bulkhead_control::{ExecSpec, Request};
-use oci_spec::runtime::Process;
 
-use super::open_client;
-use super::target::{self, Target};
+use super::target;
 use crate::cli::ExecOptions;
-use crate::client::{Client, Wanted, terminal_size};
-use crate::report::{CommandError, Outcome};
+use crate::client::{Wanted, terminal_size};
+use crate::report::Outcome;
 use crate::spec;
-use crate::state::{Root, StateError};
-
-/// Where a process is to run, and beside which.
-struct Place {
-    client: Client,
-    first: Process,
-    user: String,
-    /// Id of the container of a pod.
-    container: String,
-}
+use crate::state::Root;
 
 /// Runs a process in a running container.
 pub(super) fn run(root: &Root, options: ExecOptions) -> Outcome {
-    let place = find(root, &options.name)?;
+    let place = target::place(root, &options.name)?;
     let environment = |name: &str| std::env::var(name).ok();
     let mut process = spec::exec_process(
         &place.first,
@@ -63,31 +52,4 @@ pub(super) fn run(root: &Root, options: ExecOptions) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     client.run(attachment)
-}
-
-fn find(root: &Root, name: &str) -> Result<Place, CommandError> {
-    match target::target(root, name)? {
-        Target::Own(dir) => {
-            let record = dir.record()?;
-            if !dir.state()?.is_live() {
-                return Err(StateError::NotRunning(record.name).into());
-            }
-            Ok(Place {
-                client: open_client(&dir, &record)?,
-                first: record.spec.process().clone().unwrap_or_default(),
-                user: record.user,
-                container: String::new(),
-            })
-        }
-        Target::Pod(found) => {
-            let container = found.container()?.id;
-            let client = target::converse(&found.dir)?;
-            Ok(Place {
-                first: target::first_process(&client, &container)?,
-                client,
-                user: String::new(),
-                container,
-            })
-        }
-    }
 }

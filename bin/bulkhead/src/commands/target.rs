@@ -7,6 +7,7 @@ use bulkhead_control::{Answer, Request, Socket};
 use bulkhead_status::{FindError, Found, Located};
 use oci_spec::runtime::Process;
 
+use super::open_client;
 use crate::client::Client;
 use crate::report::CommandError;
 use crate::state::{ContainerDir, Root, StateError};
@@ -15,6 +16,17 @@ use crate::state::{ContainerDir, Root, StateError};
 pub(super) enum Target {
     Own(ContainerDir),
     Pod(Box<Found>),
+}
+
+/// Where a process is to run, and beside which.
+pub(super) struct Place {
+    pub(super) client: Client,
+    /// The container's first process.
+    pub(super) first: Process,
+    /// As whom that one runs, where its spec does not say it.
+    pub(super) user: String,
+    /// Id of the container of a pod; empty: the one the machine has.
+    pub(super) container: String,
 }
 
 /// Finds what a name means.
@@ -74,5 +86,33 @@ pub(super) fn first_process(client: &Client, id: &str) -> Result<Process, Comman
         _ => Err(CommandError::new(
             "the pod answers something else than it was asked",
         )),
+    }
+}
+
+/// Finds the container in which a further process is to run.
+pub(super) fn place(root: &Root, name: &str) -> Result<Place, CommandError> {
+    match target(root, name)? {
+        Target::Own(dir) => {
+            let record = dir.record()?;
+            if !dir.state()?.is_live() {
+                return Err(StateError::NotRunning(record.name).into());
+            }
+            Ok(Place {
+                client: open_client(&dir, &record)?,
+                first: record.spec.process().clone().unwrap_or_default(),
+                user: record.user,
+                container: String::new(),
+            })
+        }
+        Target::Pod(found) => {
+            let container = found.container()?.id;
+            let client = converse(&found.dir)?;
+            Ok(Place {
+                first: first_process(&client, &container)?,
+                client,
+                user: String::new(),
+                container,
+            })
+        }
     }
 }

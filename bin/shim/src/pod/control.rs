@@ -217,9 +217,6 @@ impl Connection {
         streams: Streams,
         fds: Vec<OwnedFd>,
     ) -> Answered {
-        if spec.archive.is_some() {
-            return Err(Refused::new("files of pods cannot be copied yet"));
-        }
         let ends = ends(streams, fds)?;
         let filter = self.pod.with(&spec.container, |own| match own.is_pod() {
             true => Err(no_process_in_pod()),
@@ -242,7 +239,7 @@ impl Connection {
             process: spec.process,
             user: spec.user,
             seccomp: if spec.privileged { Vec::new() } else { filter },
-            archive: None,
+            archive: spec.archive.map(archive),
         };
         self.attach(number, attached.clone())?;
         let streams = sandbox.exec(&attached.container, config).await;
@@ -315,6 +312,16 @@ impl Connection {
             code: 0,
             reason: None,
         })
+    }
+}
+
+/// Files to move, in the agent's words.
+fn archive(own: bulkhead_control::Archive) -> bulkhead_sandbox::Archive {
+    bulkhead_sandbox::Archive {
+        extract: own.extract,
+        path: own.path,
+        name: own.name,
+        ..Default::default()
     }
 }
 
