@@ -530,6 +530,7 @@ pub(crate) struct PodsOptions {
 const MONITOR_EXAMPLES: &str = "Examples:
   bulkhead monitor                              on the loopback interface
   bulkhead monitor --listen 0.0.0.0:8090        for a Prometheus elsewhere
+  bulkhead monitor --otlp http://127.0.0.1:4318 spans of pods to a collector, too
   curl -s http://127.0.0.1:8090/metrics";
 
 #[derive(Debug, Args)]
@@ -537,4 +538,7 @@ pub(crate) struct MonitorOptions {
     /// Address and port; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     pub(crate) listen: std::net::SocketAddr,
+    /// Also send spans of pods with `trace = true` to this OpenTelemetry collector, by OTLP/HTTP
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
 }

@@ -31,6 +31,7 @@ mod serve;
 mod stand_in;
 mod stdio;
 mod task;
+mod trace;
 
 use std::process::ExitCode;
 use std::sync::Mutex;

@@ -46,6 +46,7 @@ use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
 use crate::stdio::Paths;
+use crate::trace::{Call, Tracer};
 use mirrors::Mirrors;
 
 pub(crate) use container::Container;
@@ -92,6 +93,8 @@ struct State {
     by_sandbox_api: bool,
     /// Commands may look into the guest.
     debug: bool,
+    /// Where its calls are told of; none: nowhere.
+    tracer: Option<Tracer>,
     /// Of the machine, once there was one.
     size: Option<Size>,
     /// What of it the containers share.
@@ -205,7 +208,11 @@ impl Pod {
     }
 
     /// Makes a container, or the pod itself. Answers a process id of the host.
-    pub(crate) async fn create(self: &Arc<Self>, request: CreateTaskRequest) -> Outcome<u32> {
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: CreateTaskRequest,
+        call: &Call,
+    ) -> Outcome<u32> {
         let id = request.id.clone();
         bulkhead_protocol::name::check(&id).map_err(|e| Failure::invalid(e.to_string()))?;
         let _creation = self.creation(&id)?;
@@ -250,11 +257,11 @@ impl Pod {
             spec,
         };
         created.pid = match kind {
-            Kind::Pod => self.create_pod(request, path.as_deref())?,
-            Kind::Member { .. } => self.create_container(request).await?,
+            Kind::Pod => self.create_pod(request, path.as_deref(), call)?,
+            Kind::Member { .. } => self.create_container(request, call).await?,
             Kind::Single => {
-                self.begin(&request.spec, path.as_deref())?;
-                let made = self.create_container(request).await;
+                self.begin(&request.spec, path.as_deref(), call)?;
+                let made = self.create_container(request, call).await;
                 if made.is_err() {
                     self.end_machine().await;
                 }
@@ -266,8 +273,13 @@ impl Pod {
         Ok(pid)
     }
 
-    fn create_pod(self: &Arc<Self>, request: Request, config: Option<&str>) -> Outcome<u32> {
-        self.begin(&request.spec, config)?;
+    fn create_pod(
+        self: &Arc<Self>,
+        request: Request,
+        config: Option<&str>,
+        call: &Call,
+    ) -> Outcome<u32> {
+        self.begin(&request.spec, config, call)?;
         let process = Process::new(request.paths, None);
         let container = Container::pod(request.bundle, process);
         let pid = container.pid();
@@ -305,6 +317,15 @@ impl Pod {
         Told {
             pod: std::process::id(),
             containers: members.map(|(id, own)| (own.pid(), id.clone())).collect(),
+        }
+    }
+
+    /// Tells of a call that has ended.
+    pub(crate) fn traced(&self, call: &Call, id: &str, failure: Option<&Failure>) {
+        let tracer = self.lock().tracer.clone();
+        if let Some(tracer) = tracer {
+            let container = (id != self.id).then_some(id);
+            tracer.ended(call, container, failure.map(ToString::to_string));
         }
     }
 

@@ -21,6 +21,7 @@ use crate::metrics;
 use crate::pod::Pod;
 use crate::process::{self, Status};
 use crate::task::{answer, whole};
+use crate::trace::Call;
 
 /// What the CRI calls the two states.
 const READY: &str = "SANDBOX_READY";
@@ -50,11 +51,17 @@ fn architecture() -> &'static str {
 impl Sandbox for SandboxApi {
     async fn create_sandbox(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: CreateSandboxRequest,
     ) -> ttrpc::Result<CreateSandboxResponse> {
         let pod = Arc::clone(&self.pod);
-        let created = whole(async move { pod.create_sandbox(request) }).await;
+        let (id, call) = (
+            request.sandbox_id.clone(),
+            Call::begin("create sandbox", context),
+        );
+        let own = call.clone();
+        let created = whole(async move { pod.create_sandbox(request, &own) }).await;
+        self.pod.traced(&call, &id, created.as_ref().err());
         answer("create sandbox", created)?;
         Ok(CreateSandboxResponse::new())
     }

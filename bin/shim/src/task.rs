@@ -20,6 +20,7 @@ use crate::failure::{Failure, Outcome};
 use crate::metrics;
 use crate::pod::Pod;
 use crate::process::{Status, api_status};
+use crate::trace::Call;
 
 /// The service.
 pub(crate) struct TaskApi {
@@ -37,6 +38,18 @@ impl TaskApi {
         let changed = whole(async move { pod.pause(&id, paused).await }).await;
         answer(call, changed)?;
         Ok(Empty::new())
+    }
+
+    /// Sees a call through, and tells of it whoever traces the pod.
+    async fn traced<T>(
+        &self,
+        call: Call,
+        id: &str,
+        work: impl Future<Output = Outcome<T>>,
+    ) -> ttrpc::Result<T> {
+        let outcome = work.await;
+        self.pod.traced(&call, id, outcome.as_ref().err());
+        answer(call.name(), outcome)
     }
 
     fn state_of(&self, request: &StateRequest) -> Outcome<StateResponse> {
@@ -95,23 +108,30 @@ impl Task for TaskApi {
 
     async fn create(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let pod = Arc::clone(&self.pod);
-        let created = whole(async move { pod.create(request).await }).await;
-        let pid = answer("create", created)?;
+        let (id, call) = (request.id.clone(), Call::begin("create", context));
+        let own = call.clone();
+        let work = whole(async move { pod.create(request, &own).await });
+        let pid = self.traced(call, &id, work).await?;
         Ok(CreateTaskResponse {
             pid,
             ..Default::default()
         })
     }
 
-    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+    async fn start(
+        &self,
+        context: &TtrpcContext,
+        request: StartRequest,
+    ) -> ttrpc::Result<StartResponse> {
         let pod = Arc::clone(&self.pod);
         let pid = pod.pid(&request.id);
-        let started = whole(async move { pod.start(&request.id, &request.exec_id).await }).await;
-        answer("start", started)?;
+        let (id, call) = (request.id.clone(), Call::begin("start", context));
+        let work = whole(async move { pod.start(&request.id, &request.exec_id).await });
+        self.traced(call, &id, work).await?;
         Ok(StartResponse {
             pid,
             ..Default::default()
@@ -120,13 +140,14 @@ impl Task for TaskApi {
 
     async fn delete(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
         let pod = Arc::clone(&self.pod);
         let pid = pod.pid(&request.id);
-        let deleted = whole(async move { pod.delete(&request.id, &request.exec_id).await }).await;
-        let exit = answer("delete", deleted)?;
+        let (id, call) = (request.id.clone(), Call::begin("delete", context));
+        let work = whole(async move { pod.delete(&request.id, &request.exec_id).await });
+        let exit = self.traced(call, &id, work).await?;
         Ok(DeleteResponse {
             pid,
             exit_status: exit.code,
@@ -164,10 +185,10 @@ impl Task for TaskApi {
         )
     }
 
-    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
+    async fn kill(&self, context: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
         let (id, exec) = (&request.id, &request.exec_id);
-        let killed = self.pod.kill(id, exec, request.signal, request.all).await;
-        answer("kill", killed)?;
+        let work = self.pod.kill(id, exec, request.signal, request.all);
+        self.traced(Call::begin("kill", context), id, work).await?;
         Ok(Empty::new())
     }
 
@@ -198,15 +219,22 @@ impl Task for TaskApi {
         Ok(Empty::new())
     }
 
-    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+    async fn update(
+        &self,
+        context: &TtrpcContext,
+        request: UpdateTaskRequest,
+    ) -> ttrpc::Result<Empty> {
+        let call = Call::begin("update", context);
         let bytes = request.resources.as_ref().map(|any| any.value.as_slice());
         let resources = serde_json::from_slice::<LinuxResources>(bytes.unwrap_or_default())
             .map_err(|error| Failure::invalid(format!("the new limits: {error}")));
-        let updated = match resources {
-            Ok(resources) => self.pod.update(&request.id, &resources).await,
-            Err(failure) => Err(failure),
+        let work = async {
+            match resources {
+                Ok(resources) => self.pod.update(&request.id, &resources).await,
+                Err(failure) => Err(failure),
+            }
         };
-        answer("update", updated)?;
+        self.traced(call, &request.id, work).await?;
         Ok(Empty::new())
     }
 

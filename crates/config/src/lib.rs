@@ -39,6 +39,7 @@ pub struct Config {
     pub storage_mib: u64,
     pub start_timeout: u64,
     pub debug: bool,
+    pub trace: bool,
     pub annotations: Vec<String>,
 }
 
@@ -55,6 +56,7 @@ impl Default for Config {
             storage_mib: 10 << 10,
             start_timeout: 60,
             debug: true,
+            trace: false,
             annotations: Vec::new(),
         }
     }

@@ -47,7 +47,7 @@ const fn of_pods(name: &'static str, range: Range, what: &'static str) -> Settin
 }
 
 /// All of them.
-pub const SETTINGS: [Setting; 11] = [
+pub const SETTINGS: [Setting; 12] = [
     setting(
         "accelerator",
         Range::Words(&["auto", "kvm", "tcg"]),
@@ -99,6 +99,12 @@ pub const SETTINGS: [Setting; 11] = [
         "debug",
         Range::Switch,
         "`bulkhead debug` may run a shell in a pod's guest and show its console.",
+    ),
+    setting(
+        "trace",
+        Range::Switch,
+        "The pod tells each call's beginning and end, and the parts of its start, to \
+         `bulkhead monitor --otlp`.",
     ),
     setting(
         "annotations",

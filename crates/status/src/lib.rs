@@ -9,6 +9,7 @@
 //! ```
 
 mod find;
+mod span;
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -21,6 +22,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 pub use find::{FindError, Found, member, pod};
+pub use span::{Context, SPAN_LIMIT, SPANS, Span, SpanId, TraceId};
 
 /// The pods of this host; root's alone.
 pub const ROOT: &str = "/run/bulkhead/pods";

@@ -1,6 +1,7 @@
-//! `bulkhead monitor`: the pods of this host, for Prometheus.
+//! `bulkhead monitor`: the pods of this host, for Prometheus and OpenTelemetry.
 
 mod encode;
+mod traces;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::cli::MonitorOptions;
 use crate::report::{CommandError, Outcome};
+use traces::{Collector, Spans};
 
 /// Askers served at once; further ones wait.
 const AT_ONCE: usize = 8;
@@ -37,7 +39,23 @@ pub(super) fn run(options: &MonitorOptions) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(listen(options.listen))
+    let collector = options.otlp.as_deref().map(Collector::parse).transpose()?;
+    runtime.block_on(async {
+        let traces = match &collector {
+            Some(collector) => Some((Spans::listen()?, collector)),
+            None => None,
+        };
+        let pass_on = async {
+            match &traces {
+                Some((spans, collector)) => spans.pass_on(collector).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = listen(options.listen) => ended,
+            () = pass_on => Ok(ExitCode::SUCCESS),
+        }
+    })
 }
 
 async fn listen(address: SocketAddr) -> Outcome {

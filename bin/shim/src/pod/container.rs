@@ -20,6 +20,7 @@ use crate::process::{Exit, Process};
 use crate::rootfs::{self, Image, Root};
 use crate::stand_in::StandIn;
 use crate::stdio::{self, Pumps};
+use crate::trace::Call;
 use crate::{machine, memory};
 
 /// A container, or the pod itself.
@@ -222,7 +223,11 @@ impl Pod {
 
     /// Makes a container in the booted machine.
     /// Answers the process id that stands for it.
-    pub(super) async fn create_container(self: &Arc<Self>, request: Request) -> Outcome<u32> {
+    pub(super) async fn create_container(
+        self: &Arc<Self>,
+        request: Request,
+        call: &Call,
+    ) -> Outcome<u32> {
         // Everything of the host is opened while the machine boots.
         let root = rootfs::open(&request.rootfs, &request.bundle, &request.spec)?;
         let ends = stdio::open(&request.paths).await?;
@@ -273,6 +278,10 @@ impl Pod {
             disks::release(uses.drain(..)).await;
         }
         let (_, streams, timings) = made?;
+        let tracer = self.lock().tracer.clone();
+        if let Some(tracer) = tracer {
+            tracer.guest_phases(call, &timings);
+        }
         for timing in timings {
             tracing::info!(id = request.id, phase = timing.phase, took = ?timing.took, "created");
         }

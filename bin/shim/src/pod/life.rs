@@ -15,6 +15,7 @@ use super::{Pod, control, ports, status};
 use crate::failure::{Failure, Outcome};
 use crate::machine::{self, Machine};
 use crate::process::Exit;
+use crate::trace::{BOOT, Call, Tracer};
 
 /// How long a guest may take to write what its containers wrote to shared
 /// directories.
@@ -28,7 +29,12 @@ pub(super) const LOST: u32 = 255;
 
 impl Pod {
     /// Prepares the machine and lets it boot.
-    pub(super) fn begin(self: &Arc<Self>, spec: &Spec, config: Option<&str>) -> Outcome<()> {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        spec: &Spec,
+        config: Option<&str>,
+        call: &Call,
+    ) -> Outcome<()> {
         if self.lock().size.is_some() {
             return Err(Failure::state("the pod has its machine already"));
         }
@@ -40,7 +46,7 @@ impl Pod {
         bulkhead_bundle::refuse_host(spec)?;
         let room = self.join_cgroup(spec)?;
         let size = bulkhead_bundle::size(spec, &config, room)?;
-        let debug = config.debug;
+        let (debug, trace) = (config.debug, config.trace);
         let shared = Room::of(size, &config);
         let mut machine = machine::prepare(spec, &config, &self.place, size)?;
         if let Some(reason) = machine.monitor.emulated() {
@@ -65,6 +71,7 @@ impl Pod {
             state.logs = bulkhead_bundle::log_directory(spec);
             state.debug = debug;
             state.kubernetes = bulkhead_bundle::kubernetes(spec);
+            state.tracer = trace.then(|| Tracer::new(&self.id, state.kubernetes.as_ref()));
             state.sysctls = bulkhead_bundle::sysctls(spec);
         }
         status::serve(self);
@@ -72,10 +79,11 @@ impl Pod {
         let forwarding =
             bulkhead_bundle::network(spec).and_then(|path| ports::forward(self, &path));
         let pod = Arc::clone(self);
+        let boot = call.part(BOOT, &self.id);
         tokio::spawn(async move {
             let mut helpers = helpers;
             let start = Sandbox::start(monitor.hypervisor(), config);
-            let reason = pod.live(start, &mut helpers).await;
+            let reason = pod.live(start, &mut helpers, &boot).await;
             drop((forwarding, helpers, network));
             pod.ended(reason);
         });
@@ -118,6 +126,7 @@ impl Pod {
         &self,
         start: impl Future<Output = Result<Sandbox, bulkhead_sandbox::StartError>>,
         helpers: &mut [bulkhead_provision::Helper],
+        boot: &Call,
     ) -> String {
         let started = tokio::select! {
             biased;
@@ -125,6 +134,7 @@ impl Pod {
             started = start => started.map_err(|error| error.to_string()),
             text = helper::failure(helpers) => Err(text),
         };
+        self.traced_boot(boot, &started);
         let sandbox = match started {
             Ok(sandbox) => Arc::new(sandbox),
             Err(text) => {
@@ -156,6 +166,17 @@ impl Pod {
                 sandbox.ended().await;
                 text
             }
+        }
+    }
+
+    /// Tells of the start, and of its parts.
+    fn traced_boot(&self, boot: &Call, started: &Result<Sandbox, String>) {
+        let tracer = self.lock().tracer.clone();
+        if let Some(tracer) = tracer {
+            if let Ok(sandbox) = started {
+                tracer.phases(boot, sandbox.timings());
+            }
+            tracer.ended(boot, None, started.as_ref().err().cloned());
         }
     }
 

@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::options;
 use crate::process::{Process, Status};
 use crate::stdio::Paths;
+use crate::trace::Call;
 
 /// The signal a sandbox is stopped by.
 const TERM: u32 = 15;
@@ -34,7 +35,11 @@ impl Pod {
 
     /// Makes the pod, from the bundle's spec or, where there is none, from the
     /// CRI's description.
-    pub(crate) fn create_sandbox(self: &Arc<Self>, request: CreateSandboxRequest) -> Outcome<()> {
+    pub(crate) fn create_sandbox(
+        self: &Arc<Self>,
+        request: CreateSandboxRequest,
+        call: &Call,
+    ) -> Outcome<()> {
         let id = request.sandbox_id.clone();
         if id != self.id {
             return Err(Failure::invalid(format!(
@@ -47,7 +52,7 @@ impl Pod {
         let options = request.options.as_ref();
         let path = options.and_then(|any| options::path_in_options(&any.type_url, &any.value));
         self.lock().by_sandbox_api = true;
-        self.begin(&spec, path.as_deref())?;
+        self.begin(&spec, path.as_deref(), call)?;
         let process = Process::new(Paths::default(), None);
         let container = Container::pod(PathBuf::from(request.bundle_path), process);
         self.lock().containers.insert(id, container);
