@@ -43,6 +43,7 @@ async fn an_empty_dir_in_memory_is_the_pods_and_has_its_size_and_owner() {
     let secret = kubelet.tmpfs("secret", "password", "size=1m");
     std::fs::write(secret.join("key"), "old").unwrap();
     let disk = kubelet.volume("empty-dir", "disk");
+    let large = kubelet.tmpfs("empty-dir", "large", "size=20g");
     let node = Node::start().await;
     let pod = node.pod("cached").await;
 
@@ -63,6 +64,7 @@ async fn an_empty_dir_in_memory_is_the_pods_and_has_its_size_and_owner() {
         mount(&cache, "/cache", false),
         mount(&secret, "/secret", true),
         mount(&disk, "/disk", false),
+        mount(&large, "/large", false),
     ];
     let app = pod
         .start_with("app", "sleep 1000", with(app))
@@ -95,6 +97,12 @@ async fn an_empty_dir_in_memory_is_the_pods_and_has_its_size_and_owner() {
     // In the guest's memory: on the host there is nothing of it.
     assert_eq!(cache.join("init").exists(), !in_machine());
     assert_eq!(part.join("y").exists(), !in_machine());
+
+    // None is larger than what the containers of a pod have.
+    let seen = app.exec("df -k /large | tail -1").await.out;
+    let size: u64 = seen.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let most = if in_machine() { 512 << 10 } else { 20 << 20 };
+    assert!(size <= most && size > most / 2, "{seen}");
 
     // A secret is a tmpfs as well, and stays what the kubelet says.
     std::fs::write(secret.join("key"), "new").unwrap();

@@ -200,15 +200,16 @@ impl Pod {
         for bind in binds {
             let mount = u32::try_from(bind.mount + 1).unwrap_or(u32::MAX);
             let opened = rootfs::source(bind)?;
-            if let Some(volume) = memory::volume(&opened, &owner, mount)? {
-                given.memory.push(volume);
-                continue;
-            }
+            // First what most pods have; it needs no look at the host's mounts.
             let mirrored = self.mirror(bind, &opened)?;
             let mirror = mirrored.is_some();
-            let file = match mirrored {
-                Some(name) => name,
-                None => shared.add(&rootfs::bind(&opened, bind)?)?,
+            let file = if let Some(name) = mirrored {
+                name
+            } else if let Some(volume) = memory::volume(&opened, &owner, mount)? {
+                given.memory.push(volume);
+                continue;
+            } else {
+                shared.add(&rootfs::bind(&opened, bind)?)?
             };
             given.shared.push(Volume {
                 tag: machine::SHARE.to_owned(),
