@@ -296,6 +296,19 @@ impl Node {
         left
     }
 
+    /// What is left once nothing more of it goes: containerd has the shim clean
+    /// up after one that was killed, and lets nobody know when it has.
+    pub async fn left_after(&self, limit: Duration) -> Vec<String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = self.leftovers();
+            if left.is_empty() || Instant::now() > deadline {
+                return left;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// A pod that runs already.
     #[must_use]
     pub fn known_pod(&self, id: &str) -> Pod<'_> {

@@ -1,7 +1,12 @@
 //! Block volumes: block devices of the node as devices of a pod's containers.
 
+use std::time::Duration;
+
 use bulkhead_e2e::cri::{ContainerConfig, Device};
 use bulkhead_e2e::{LoopDevice, Node, in_machine, tool};
+
+/// How long containerd may take to have the shim clean up.
+const SOON: Duration = Duration::from_secs(10);
 
 /// As the kubelet asks for a `volumeDevices` of a pod.
 fn volume(disk: &LoopDevice, path: &str, permissions: &str) -> impl FnOnce(&mut ContainerConfig) {
@@ -159,6 +164,6 @@ async fn a_killed_shim_gives_the_node_its_device_back() {
     }
     assert_ne!(container.ended().await.exit_code, 0);
     pod.remove().await.unwrap();
+    assert_eq!(node.left_after(SOON).await, Vec::<String>::new());
     assert_eq!(disk.users(), Vec::<String>::new());
-    assert_eq!(node.leftovers(), Vec::<String>::new());
 }

@@ -45,18 +45,6 @@ async fn removed(node: &Node) -> Result<(), tonic::Status> {
     }
 }
 
-/// What is left, once nothing more of it goes.
-async fn left_after(node: &Node, limit: Duration) -> Vec<String> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = node.leftovers();
-        if left.is_empty() || Instant::now() > deadline {
-            return left;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// Kills the processes of a kind; how many there were.
 fn kill(pids: &[u32]) -> usize {
     for pid in pids {
@@ -100,14 +88,14 @@ async fn whatever_is_killed_whenever_nothing_is_left() {
         if let Err(error) = removed(&node).await {
             panic!("{victim} killed after {delay:?}: {error}");
         }
-        let mut left = left_after(&node, CLEANED).await;
+        let mut left = node.left_after(CLEANED).await;
         if left.iter().all(|path| path.starts_with(bulkhead_e2e::PODS)) && !left.is_empty() {
             // Of a shim that died before containerd had connected to it, which
             // has nobody clean up then: the next pod does.
             if let Err(error) = life(&node, &format!("after{number}")).await {
                 panic!("{victim} killed after {delay:?}, the next pod: {error}");
             }
-            left = left_after(&node, CLEANED).await;
+            left = node.left_after(CLEANED).await;
         }
         assert!(left.is_empty(), "{victim} killed after {delay:?}: {left:?}");
     }
