@@ -35,10 +35,10 @@ fn make_with(kept: Option<&Kept>, path: &Path, bytes: u64) -> Result<OwnedFd, Er
     let fd = open().map_err(Error::Writable)?;
     // The name changes with what `format` makes.
     let name = format!("ext4-1-{bytes}");
-    if let Some(empty) = kept.and_then(|kept| kept.get(&name)) {
-        if fill(&fd, &empty, bytes).map_err(Error::Writable)? {
-            return Ok(fd);
-        }
+    if let Some(empty) = kept.and_then(|kept| kept.get(&name))
+        && fill(&fd, &empty, bytes).map_err(Error::Writable)?
+    {
+        return Ok(fd);
     }
     format(&fd)?;
     if let Some(kept) = kept {

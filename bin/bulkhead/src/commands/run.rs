@@ -111,14 +111,14 @@ fn background(
 /// Lets the command run. Emulation is never silent: it is slow, and no boundary
 /// to rely on.
 fn start(client: &Client, record: &Record) -> Result<(), CommandError> {
-    if record.accel != "tcg" {
-        if let Answer::Emulated(Some(reason)) = client.ask(Request::Emulated)? {
-            eprintln!(
-                "{} this host has no usable KVM, so the guest is emulated: many times slower, \
-                 and no security boundary\n  {reason}\n  (say --accel tcg to leave this out)",
-                crate::style::warning("warning:")
-            );
-        }
+    if record.accel != "tcg"
+        && let Answer::Emulated(Some(reason)) = client.ask(Request::Emulated)?
+    {
+        eprintln!(
+            "{} this host has no usable KVM, so the guest is emulated: many times slower, \
+             and no security boundary\n  {reason}\n  (say --accel tcg to leave this out)",
+            crate::style::warning("warning:")
+        );
     }
     client.ask(Request::Start).map(drop)
 }
