@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bulkhead_protocol::agent::{Disk, Rootfs};
+use bulkhead_sys::loop_device::LoopDevice;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -37,6 +38,8 @@ pub(crate) enum Error {
     },
     #[error("the guest cannot mount the file system `{0}` of a disk; use ext4 or erofs")]
     Filesystem(String),
+    #[error("a layer cannot be had as a block device: the guest's kernel needs loop devices")]
+    Loop(#[source] io::Error),
     #[error(transparent)]
     Name(#[from] bulkhead_protocol::name::NameError),
     #[error("`{path}` could not be made")]
@@ -74,9 +77,7 @@ impl Assembled {
         let built = match rootfs.disk.as_ref() {
             Some(disk) if !disk.read_only => assembled.mount_disk(disk, &root).await,
             Some(_) => assembled.overlay(container, rootfs).await,
-            None if rootfs.share.is_empty() || !rootfs.lower.is_empty() => {
-                assembled.overlay(container, rootfs).await
-            }
+            None if is_layered(rootfs) => assembled.overlay(container, rootfs).await,
             None => assembled.mount(&rootfs.share, &root, "virtiofs", MountFlags::empty(), ""),
         };
         match built {
@@ -92,6 +93,7 @@ impl Assembled {
         let lower = match rootfs.disk.as_ref() {
             Some(disk) => self.disk_layer(disk).await?,
             None if rootfs.share.is_empty() => self.layers(rootfs).await?,
+            None if !rootfs.files.is_empty() => self.layer_files(rootfs)?,
             None => self.shared_layer(rootfs)?,
         };
         let writable = self.dir.join("w");
@@ -153,6 +155,25 @@ impl Assembled {
         Ok(text)
     }
 
+    /// Mounts layers that are files of the share; their `lowerdir`.
+    fn layer_files(&mut self, rootfs: &Rootfs) -> Result<String, Error> {
+        let count = rootfs.files.len();
+        if !(1..=LAYER_LIMIT).contains(&count) {
+            return Err(Error::Layers(count));
+        }
+        let share = mount_share(&rootfs.share)?;
+        for (index, name) in rootfs.files.iter().enumerate() {
+            bulkhead_protocol::name::check(name)?;
+            let made = std::fs::File::open(share.join(name)).and_then(LoopDevice::of);
+            let device = made.map_err(Error::Loop)?;
+            let target = self.dir.join(index.to_string());
+            make_dir(&target)?;
+            let source = device.path().display().to_string();
+            self.mount(&source, &target, "erofs", MountFlags::RDONLY, "")?;
+        }
+        Ok(lower_dirs(count))
+    }
+
     /// Mounts the layers; their `lowerdir`. Names relative to the working
     /// directory keep 500 of them within the one page mount(2) takes.
     async fn layers(&mut self, rootfs: &Rootfs) -> Result<String, Error> {
@@ -166,9 +187,7 @@ impl Assembled {
             make_dir(&target)?;
             self.mount(&device, &target, "erofs", MountFlags::RDONLY, "")?;
         }
-        // The topmost layer comes first.
-        let lower: Vec<String> = (0..count).rev().map(|index| index.to_string()).collect();
-        Ok(lower.join(":"))
+        Ok(lower_dirs(count))
     }
 
     async fn mount_writable(&mut self, rootfs: &Rootfs, target: &Path) -> Result<(), Error> {
@@ -235,6 +254,17 @@ impl Assembled {
         }
         let _ = std::fs::remove_dir(&self.dir);
     }
+}
+
+/// Is there a writable layer above others, or is the share the root itself?
+fn is_layered(rootfs: &Rootfs) -> bool {
+    rootfs.share.is_empty() || !rootfs.lower.is_empty() || !rootfs.files.is_empty()
+}
+
+/// The topmost layer comes first.
+fn lower_dirs(count: usize) -> String {
+    let lower: Vec<String> = (0..count).rev().map(|index| index.to_string()).collect();
+    lower.join(":")
 }
 
 /// Mounts the virtiofs device `tag`, unless it is; where it is mounted. A

@@ -492,6 +492,7 @@ Examples:
   bulkhead debug web                            a shell beside the guest's agent
   bulkhead debug web dmesg                      one command of the host's static busybox
   bulkhead debug --tools ./rootfs web strace -p 7
+  bulkhead debug --image registry.example/tools web tcpdump -ni eth0
   bulkhead debug --console web                  what the guest's kernel said last";
 
 #[derive(Debug, Args)]
@@ -503,6 +504,11 @@ pub(crate) struct DebugOptions {
     /// static busybox of this host's]
     #[arg(long, value_name = "DIR")]
     pub(crate) tools: Option<PathBuf>,
+    /// An image with programs, which is pulled if it is not there
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["tools", "console"])]
+    pub(crate) image: Option<String>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryOptions,
     /// The pod
     pub(crate) pod: String,
     /// The command with its arguments [default: a shell]

@@ -172,8 +172,16 @@ fn join(spec: &Spec, place: &Place) -> Outcome<Joined> {
 /// writable disk.
 pub(crate) fn rootfs(lower: &str) -> Rootfs {
     Rootfs {
-        share: SHARE.to_owned(),
         lower: lower.to_owned(),
+        ..layered(Vec::new())
+    }
+}
+
+/// The same of shared files that are EROFS layers, bottom to top.
+pub(crate) fn layered(files: Vec<String>) -> Rootfs {
+    Rootfs {
+        share: SHARE.to_owned(),
+        files,
         writable: Some(disk(WRITABLE)).into(),
         ..Default::default()
     }

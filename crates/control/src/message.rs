@@ -58,6 +58,8 @@ pub enum Tools {
     Busybox(PathBuf),
     /// A directory of the host that is a root filesystem.
     Directory(PathBuf),
+    /// Files of the host that are EROFS layers of one, bottom to top.
+    Layers(Vec<PathBuf>),
 }
 
 /// A process in a pod's guest, outside of any container.

@@ -305,6 +305,22 @@ impl Store {
         image.layers.iter().map(open).collect()
     }
 
+    /// Where an image's layers are, bottom to top: EROFS images.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when one is gone: pull the image again.
+    pub fn layer_files(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        let find = |diff_id: &String| {
+            let path = self.layer_path(diff_id)?;
+            let missing = || Error::Missing {
+                what: "layer",
+                name: diff_id.clone(),
+            };
+            path.exists().then_some(path).ok_or_else(missing)
+        };
+        image.layers.iter().map(find).collect()
+    }
+
     /// Keeps an image, and with it its layers, while the lease lives.
     ///
     /// # Errors

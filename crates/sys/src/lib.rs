@@ -12,6 +12,7 @@ mod inherited;
 pub mod jail;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+pub mod loop_device;
 pub mod mounts;
 pub mod namespaces;
 mod resident;

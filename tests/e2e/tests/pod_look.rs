@@ -110,6 +110,26 @@ async fn a_pod_is_looked_into_from_its_host() {
     let tools = node.path().join("busybox/root").display().to_string();
     let seen = bulkhead(&["debug", "--tools", &tools, "look", "cat", "/etc/passwd"]);
     assert!(seen.out.contains("web:x:33"), "{seen:?}");
+    let store = tempfile::tempdir().unwrap();
+    let store = store.path().display().to_string();
+    let image = format!("oci:{}:latest", node.path().join("busybox/image").display());
+    let look = "cat /etc/group; ps | grep -c 'sleep 100[0]'; echo x > /x && cat /x";
+    let debug = [
+        "--root", &store, "debug", "--image", &image, "look", "sh", "-c", look,
+    ];
+    let seen = bulkhead(&debug);
+    assert!(seen.out.contains("logs:x:50:web"), "{seen:?}");
+    let lines: Vec<&str> = seen.out.lines().collect();
+    assert!(lines[2] != "0" && lines[3] == "x", "{seen:?}");
+    // What it took is given back.
+    let seen = bulkhead(&[
+        "debug",
+        "look",
+        "sh",
+        "-c",
+        "cat /sys/block/loop*/loop/backing_file",
+    ]);
+    assert!(seen.code != 0, "{seen:?}");
     let seen = bulkhead(&["debug", "--console", "look"]);
     assert!(seen.out.contains("look at me"), "{seen:?}");
 

@@ -4,24 +4,35 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use bulkhead_control::{DebugSpec, Request, Tools};
+use bulkhead_image::{Lease, Store};
 
+use super::image::{Policy, obtain};
 use super::target;
-use crate::cli::DebugOptions;
+use crate::cli::{DebugOptions, RegistryOptions};
 use crate::client::{Client, Wanted, terminal_size};
 use crate::report::{CommandError, Outcome};
+use crate::state::Root;
 
 /// Looks into a pod's guest.
-pub(super) fn run(options: DebugOptions) -> Outcome {
+pub(super) fn run(root: &Root, options: DebugOptions) -> Outcome {
     let all = target::pods()?;
     let pod = bulkhead_status::pod(&all, &options.pod)?;
     let client = target::converse(&pod.dir)?;
     if options.console {
         return console(&client);
     }
+    // Held as long as the command: the guest reads the layers all the time.
+    let image = match &options.image {
+        Some(name) => Some(Leased::obtain(root, name, options.registry)?),
+        None => None,
+    };
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let spec = DebugSpec {
         command: options.command,
-        tools: tools(options.tools)?,
+        tools: match &image {
+            Some(image) => Tools::Layers(image.layers.clone()),
+            None => tools(options.tools)?,
+        },
         terminal,
         size: terminal_size().filter(|_| terminal),
     };
@@ -33,6 +44,24 @@ pub(super) fn run(options: DebugOptions) -> Outcome {
     let attachment = client.attach(wanted, |streams| Request::Debug(Box::new(spec), streams))?;
     client.answer(attachment.number())?;
     client.run(attachment)
+}
+
+/// An image that is not removed meanwhile.
+struct Leased {
+    layers: Vec<PathBuf>,
+    _lease: Lease,
+}
+
+impl Leased {
+    fn obtain(root: &Root, name: &str, registry: RegistryOptions) -> Result<Self, CommandError> {
+        let image = obtain(root, name, Policy::Missing, registry)?;
+        let store = Store::open(&root.store())?;
+        let lease = store.lease(&image.id)?;
+        Ok(Self {
+            layers: store.layer_files(&image)?,
+            _lease: lease,
+        })
+    }
 }
 
 fn console(client: &Client) -> Outcome {

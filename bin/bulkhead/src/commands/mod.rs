@@ -41,7 +41,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(options) => run::run(&root()?, *options),
         Command::Exec(options) => exec::run(&root()?, options),
-        Command::Debug(options) => debug::run(options),
+        Command::Debug(options) => debug::run(&root()?, options),
         Command::Cp(options) => cp::run(&root()?, &options),
         Command::Ps(options) => ps::run(&root()?, &options),
         Command::Logs(options) => logs::run(&root()?, &options),

@@ -1,18 +1,23 @@
 //! A process in the guest outside of any container: it sees the guest as its
 //! agent does, with programs of the host's beside it, since the guest has none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_bundle::Bind;
 use bulkhead_control::{DebugSpec, Tools};
-use bulkhead_sandbox::{AgentError, ContainerConfig, HostStdio, Sandbox, StdioConfig, Volume};
+use bulkhead_sandbox::{
+    AgentError, ContainerConfig, HostStdio, Rootfs, Sandbox, StdioConfig, Volume,
+};
 use bulkhead_share::Detached;
 
 use super::container::Shared;
 use super::{Pod, control};
 use crate::failure::{Failure, Outcome};
 use crate::{machine, rootfs};
+
+/// Layers of an image at most; overlayfs itself takes 500.
+const LAYER_LIMIT: usize = 500;
 
 /// Such a process, which goes with whoever asked for it.
 pub(super) struct Debugged {
@@ -47,7 +52,7 @@ impl Pod {
         let busybox = matches!(spec.tools, Tools::Busybox(_));
         let own = bulkhead_bundle::debug(&spec.command, spec.terminal, busybox)?;
         let mut shared = Shared::new(self);
-        let lower = shared.add(&self.tools_root(&spec.tools)?)?;
+        let rootfs = self.tools_root(&spec.tools, &mut shared)?;
         let mut volumes = Vec::new();
         if let Tools::Busybox(path) = &spec.tools {
             let bind = Bind {
@@ -66,7 +71,7 @@ impl Pod {
         let config = ContainerConfig {
             id: id.clone(),
             spec: own.spec,
-            rootfs: machine::rootfs(&lower),
+            rootfs,
             volumes,
             devices: Vec::new(),
             memory_volumes: Vec::new(),
@@ -89,19 +94,40 @@ impl Pod {
     }
 
     /// What lies below the process's writable layer: with one program, nothing.
-    fn tools_root(&self, tools: &Tools) -> Outcome<Detached> {
+    fn tools_root(&self, tools: &Tools, shared: &mut Shared<'_>) -> Outcome<Rootfs> {
         let failed = |error: std::io::Error| Failure::from_error(&error);
         let empty = self.place.dir().join("empty");
         let path: &Path = match tools {
             Tools::Directory(path) => path,
+            Tools::Layers(layers) => return tools_image(layers, shared),
             Tools::Busybox(_) => {
                 std::fs::create_dir_all(&empty).map_err(failed)?;
                 &empty
             }
         };
         let opened = [rootfs::directory(path)?];
-        Detached::union(&opened, path).map_err(|error| Failure::from_error(&error))
+        let tree = Detached::union(&opened, path).map_err(|error| Failure::from_error(&error))?;
+        Ok(machine::rootfs(&shared.add(&tree)?))
     }
+}
+
+/// The layers of an image; the guest mounts them, not the host.
+fn tools_image(layers: &[PathBuf], shared: &mut Shared<'_>) -> Outcome<Rootfs> {
+    if layers.len() > LAYER_LIMIT {
+        return Err(Failure::invalid(format!(
+            "the image has more than {LAYER_LIMIT} layers"
+        )));
+    }
+    let share = |path: &PathBuf| {
+        let bind = Bind {
+            mount: 0,
+            source: path.clone(),
+            read_only: true,
+        };
+        shared.add(&rootfs::bind(&rootfs::source(&bind)?, &bind)?)
+    };
+    let files: Outcome<Vec<String>> = layers.iter().map(share).collect();
+    Ok(machine::layered(files?))
 }
 
 impl Debugged {
