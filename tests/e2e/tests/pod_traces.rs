@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bulkhead_e2e::{Node, in_machine};
@@ -23,6 +24,8 @@ const ARRIVAL: Duration = Duration::from_secs(20);
 
 /// A collector and the program that sends to it.
 struct Tracing {
+    /// The pods of a node tell one monitor.
+    _alone: MutexGuard<'static, ()>,
     arrivals: Receiver<Span>,
     spans: Vec<Span>,
     monitor: Child,
@@ -58,6 +61,8 @@ fn take(stream: &mut TcpStream) -> Vec<Span> {
 
 impl Tracing {
     fn start() -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let collector = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", collector.local_addr().unwrap());
         let (tell, arrivals) = channel();
@@ -81,6 +86,7 @@ impl Tracing {
         BufReader::new(out).read_line(&mut line).unwrap();
         assert!(line.starts_with("listening on"), "{line}");
         Self {
+            _alone: alone,
             arrivals,
             spans: Vec::new(),
             monitor,

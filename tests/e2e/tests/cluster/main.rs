@@ -160,12 +160,23 @@ impl Cluster {
 
     /// Deletes an object as its administrator.
     fn delete(&self, path: &str) {
+        self.ask("DELETE", &format!("{path}?gracePeriodSeconds=0"), "");
+    }
+
+    /// Gives an object another annotation, as its administrator.
+    fn annotate(&self, path: &str, value: &str) {
+        let change = json!({ "metadata": { "annotations": { "example.org/note": value } } });
+        self.ask("PATCH", path, &change.to_string());
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) {
         let address = self.server.url().replace("http://", "");
         let mut stream = TcpStream::connect(&address).unwrap();
         write!(
             stream,
-            "DELETE {path}?gracePeriodSeconds=0 HTTP/1.1\r\nHost: {address}\r\n\
-             Connection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Type: application/merge-patch+json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
         )
         .unwrap();
         let mut answer = String::new();
@@ -191,8 +202,10 @@ fn worker() -> Value {
     })
 }
 
-/// Every query of every panel has something to show, and is drawn.
-async fn draw_dashboards(prometheus: &Prometheus) {
+/// Every query of every panel has something to show, and is drawn. `stir` gives
+/// the operator something to decide: a rate is of what was counted while
+/// somebody looked.
+async fn draw_dashboards(prometheus: &Prometheus, stir: impl Fn(&str)) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/dashboards");
     std::fs::create_dir_all(&dir).unwrap();
     for name in ["fleet", "pod"] {
@@ -204,11 +217,11 @@ async fn draw_dashboards(prometheus: &Prometheus) {
             if empty.is_empty() {
                 break panels;
             }
-            // Rates have to have been counted for a while.
             assert!(
                 Instant::now() < deadline,
                 "{file} shows nothing in {empty:?}"
             );
+            stir(&format!("{:?}", deadline.duration_since(Instant::now())));
             tokio::time::sleep(Duration::from_secs(1)).await;
         };
         let path = dir.join(format!("{name}.svg"));
@@ -276,10 +289,11 @@ async fn a_kataconfig_makes_a_node_run_pods_in_machines_and_leaves_it_as_it_was(
         }))
         .unwrap();
 
-    draw_dashboards(&prometheus).await;
+    let path = format!("/apis/{GROUP}/v1/kataconfigs/{name}");
+    draw_dashboards(&prometheus, |value| cluster.annotate(&path, value)).await;
 
     // It keeps its node, and is named.
-    cluster.delete(&format!("/apis/{GROUP}/v1/kataconfigs/{name}"));
+    cluster.delete(&path);
     cluster
         .until("Blocked", |cluster| {
             let blocked = cluster.condition("Blocked");
