@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bulkhead-network", &["bulkhead-sys"]),
     ("bulkhead-share", &["bulkhead-sys"]),
     ("bulkhead-image", &["bulkhead-erofs", "bulkhead-sys"]),
+    ("bulkhead-layers", &["bulkhead-erofs"]),
     ("bulkhead-qemu", &["bulkhead-hypervisor", "bulkhead-sys"]),
     (
         "bulkhead-sandbox",
@@ -81,6 +82,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bulkhead-config",
             "bulkhead-control",
             "bulkhead-hypervisor",
+            "bulkhead-layers",
             "bulkhead-protocol",
             "bulkhead-provision",
             "bulkhead-sandbox",

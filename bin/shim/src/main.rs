@@ -17,6 +17,7 @@ mod connections;
 mod end;
 mod events;
 mod failure;
+mod layers;
 mod machine;
 mod memory;
 mod metrics;
@@ -41,8 +42,12 @@ use bulkhead_provision::share;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
-    if words.next().is_some_and(|name| name == share::PROGRAM) {
+    let name = words.next().unwrap_or_default();
+    if name == share::PROGRAM {
         return share::main(words);
+    }
+    if name == layers::PROGRAM {
+        return layers::main(words);
     }
     let args = match Args::parse(words) {
         Ok(args) => args,

@@ -42,6 +42,7 @@ use tokio::sync::{Notify, watch};
 use crate::args::Args;
 use crate::events::{Event, Publisher};
 use crate::failure::{Failure, Outcome};
+use crate::layers::Layers;
 use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
@@ -109,6 +110,8 @@ struct State {
     /// Names given out in the share.
     names: u64,
     mirrors: Mirrors,
+    /// Where layers of snapshots may be had as images.
+    layers: Option<Layers>,
 }
 
 /// How soon this process has to end.

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::block_root;
 use crate::failure::{Failure, Outcome};
+use crate::layers::{Known, Layers};
 
 /// Layers of a root filesystem at most; overlayfs itself takes 500.
 const LAYER_LIMIT: usize = 500;
@@ -19,8 +20,26 @@ const LAYER_LIMIT: usize = 500;
 pub(crate) enum Root {
     /// Directories of the host, to be shared.
     Tree(Detached),
+    /// Images of them, bottom to top.
+    Layers(Vec<OwnedFd>),
     /// A block device or an image of a file system, to be a disk.
     Image(Image),
+}
+
+/// A root filesystem, opened.
+pub(crate) struct Opened {
+    pub(crate) root: Root,
+    /// Layers that could have images, and have none.
+    pub(crate) wanting: Vec<PathBuf>,
+}
+
+impl From<Root> for Opened {
+    fn from(root: Root) -> Self {
+        Self {
+            root,
+            wanting: Vec::new(),
+        }
+    }
 }
 
 /// A file system nobody has mounted on the host.
@@ -32,14 +51,22 @@ pub(crate) struct Image {
 
 /// Opens the root filesystem: the snapshot containerd gives, or the bundle's
 /// own directory.
-pub(crate) fn open(mounts: &[Mount], bundle: &Path, spec: &Spec) -> Outcome<Root> {
+pub(crate) fn open(
+    mounts: &[Mount],
+    bundle: &Path,
+    spec: &Spec,
+    images: Option<&Layers>,
+) -> Outcome<Opened> {
     let layers = match mounts {
         [] => {
             let root = spec.root().as_ref().map(|root| root.path().clone());
             vec![bundle.join(root.unwrap_or_else(|| "rootfs".into()))]
         }
         [mount] => match block_root::filesystem(mount)? {
-            Some(filesystem) => return block_root::open(mount, filesystem).map(Root::Image),
+            Some(filesystem) => {
+                let image = block_root::open(mount, filesystem)?;
+                return Ok(Root::Image(image).into());
+            }
             None => layers(mount)?,
         },
         _ => {
@@ -58,9 +85,37 @@ pub(crate) fn open(mounts: &[Mount], bundle: &Path, spec: &Spec) -> Outcome<Root
         .iter()
         .map(|path| directory(path))
         .collect::<Outcome<Vec<_>>>()?;
-    let tree = Detached::union(&opened, bundle);
-    tree.map(Root::Tree)
-        .map_err(|error| Failure::from_error(&error))
+    let shared = || {
+        let tree = Detached::union(&opened, bundle);
+        tree.map(Root::Tree)
+            .map_err(|error| Failure::from_error(&error))
+    };
+    let known = match images.filter(|_| are_committed(mounts, &layers)) {
+        Some(images) => images.find(&opened),
+        None => Known::Unfit,
+    };
+    match known {
+        Known::Images(mut images) => {
+            images.reverse();
+            Ok(Root::Layers(images).into())
+        }
+        Known::Wanting => Ok(Opened {
+            root: shared()?,
+            wanting: layers,
+        }),
+        Known::Unfit => Ok(shared()?.into()),
+    }
+}
+
+/// Are these layers others stand on, which nobody changes any more? A writable
+/// one that is not empty is among them otherwise.
+fn are_committed(mounts: &[Mount], layers: &[PathBuf]) -> bool {
+    let overlay = |mount: &&Mount| mount.type_ == "overlay";
+    mounts.iter().find(overlay).is_some_and(|mount| {
+        let options = mount.options.iter();
+        let mut upper = options.filter_map(|option| option.strip_prefix("upperdir="));
+        !upper.any(|upper| layers.iter().any(|layer| layer == Path::new(upper)))
+    })
 }
 
 /// The directories of a snapshot, topmost first.

@@ -22,6 +22,10 @@ pub use error::ConfigError;
 pub use files::{DEFAULT_PATH, Explained, Loaded};
 pub use settings::{Range, SETTINGS, Setting};
 
+/// What the shim is called while it makes images of layers: work nobody waits
+/// for.
+pub const LAYERS_PROGRAM: &str = "bulkhead-layers";
+
 /// Every setting; an absent one has its default. See [`SETTINGS`] for what each
 /// means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +41,10 @@ pub struct Config {
     pub guest_overhead_mib: u64,
     pub host_overhead_mib: u64,
     pub storage_mib: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<PathBuf>,
+    pub layers_mib: u64,
+    pub layers_reserve: u8,
     pub start_timeout: u64,
     pub debug: bool,
     pub trace: bool,
@@ -54,6 +62,9 @@ impl Default for Config {
             guest_overhead_mib: 64,
             host_overhead_mib: 64,
             storage_mib: 10 << 10,
+            layers: None,
+            layers_mib: 20 << 10,
+            layers_reserve: 20,
             start_timeout: 60,
             debug: true,
             trace: false,

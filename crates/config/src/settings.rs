@@ -47,7 +47,7 @@ const fn of_pods(name: &'static str, range: Range, what: &'static str) -> Settin
 }
 
 /// All of them.
-pub const SETTINGS: [Setting; 12] = [
+pub const SETTINGS: [Setting; 15] = [
     setting(
         "accelerator",
         Range::Words(&["auto", "kvm", "tcg"]),
@@ -89,6 +89,22 @@ pub const SETTINGS: [Setting; 12] = [
         "storage_mib",
         Range::Number(16, 1 << 26),
         "Room for what a pod's containers write to their root filesystems, MiB.",
+    ),
+    setting(
+        "layers",
+        Range::Path,
+        "Directory of layers of snapshots as images; unset: /var/lib/bulkhead/layers.",
+    ),
+    setting(
+        "layers_mib",
+        Range::Number(0, 1 << 26),
+        "Room for layers of overlayfs snapshots as images, which a guest reads faster than what is \
+         shared, MiB; 0: there are none.",
+    ),
+    setting(
+        "layers_reserve",
+        Range::Number(0, 100),
+        "No image is made that would leave less than so many percent of that file system free.",
     ),
     setting(
         "start_timeout",

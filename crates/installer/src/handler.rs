@@ -14,8 +14,9 @@ const NAME_LIMIT: usize = 63;
 /// Names that belong to other runtimes in every configuration.
 const FOREIGN: [&str; 3] = ["runc", "crun", "youki"];
 
-/// The setting that is the installer's.
+/// The settings that are the installer's.
 const GUESTS: &str = "guests";
+const LAYERS: &str = "layers";
 
 /// A handler's name, as RuntimeClass objects allow it: a DNS label
 /// (RFC 1123) that is no other runtime's.
@@ -55,7 +56,9 @@ pub enum HandlerError {
 }
 
 fn open() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(|setting| setting.name != GUESTS)
+    SETTINGS
+        .iter()
+        .filter(|setting| ![GUESTS, LAYERS].contains(&setting.name))
 }
 
 fn known() -> String {
@@ -152,8 +155,10 @@ impl Handler {
         let guests = places::version(version).join(places::GUESTS);
         let mut text = format!(
             "# Written by `bulkhead node install`, with what was given to it for this handler.\n\
-             {GUESTS} = \"{}\"\n",
-            guests.display()
+             {GUESTS} = \"{}\"\n\
+             {LAYERS} = \"{}\"\n",
+            guests.display(),
+            places::LAYERS
         );
         for (setting, value) in &self.settings {
             text.push_str(&format!("{setting} = {value}\n"));
@@ -308,6 +313,7 @@ mod tests {
         handler.set("vcpus", "4").unwrap();
         for (setting, value) in [
             ("guests", "/x"),
+            ("layers", "/x"),
             ("vcpus", "x"),
             ("vcpus", "0"),
             ("memory_mib", "-1"),
@@ -323,6 +329,8 @@ mod tests {
             config["guests"].as_str(),
             Some("/opt/bulkhead/versions/1/guest")
         );
+        // It goes with everything else.
+        assert_eq!(config["layers"].as_str(), Some("/opt/bulkhead/layers"));
     }
 
     proptest! {

@@ -72,7 +72,7 @@ pub(crate) fn users(tree: &Tree, proc: &Path, version: &Version) -> Result<Vec<U
             let gone = target.to_string_lossy().ends_with(DELETED);
             gone && roots.iter().any(|root| target.starts_with(root))
         };
-        if same_file || replaced() {
+        if (same_file || replaced()) && !makes_layers(&entry.path()) {
             found.push(User {
                 pid,
                 pod: pod(&entry.path()),
@@ -92,10 +92,21 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> FileError {
     }
 }
 
-/// The value of a shim's `-id`.
-fn pod(process: &Path) -> Option<String> {
+/// Nobody waits for it, and what it makes goes with the rest.
+fn makes_layers(process: &Path) -> bool {
+    let bytes = cmdline(process).unwrap_or_default();
+    bytes.split(|byte| *byte == 0).next() == Some(bulkhead_config::LAYERS_PROGRAM.as_bytes())
+}
+
+fn cmdline(process: &Path) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(process.join("cmdline")).ok()?;
     bytes.truncate(ARGUMENTS_LIMIT);
+    Some(bytes)
+}
+
+/// The value of a shim's `-id`.
+fn pod(process: &Path) -> Option<String> {
+    let bytes = cmdline(process)?;
     let mut words = bytes
         .split(|byte| *byte == 0)
         .skip_while(|word| *word != b"-id");
@@ -141,6 +152,18 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found(), []);
+    }
+
+    #[test]
+    fn who_makes_images_of_layers_is_told_from_the_arguments() {
+        let dir = tempfile::tempdir().unwrap();
+        let says = |words: &[u8]| {
+            std::fs::write(dir.path().join("cmdline"), words).unwrap();
+            makes_layers(dir.path())
+        };
+        assert!(says(b"bulkhead-layers\0/opt\0"));
+        assert!(!says(b"shim\0bulkhead-layers\0"));
+        assert!(!says(b""));
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub(crate) const HANDLERS: &str = "/opt/bulkhead/handlers";
 /// A version being copied.
 pub(crate) const STAGE: &str = "/opt/bulkhead/stage";
 
+/// Where shims keep layers as images.
+pub(crate) const LAYERS: &str = "/opt/bulkhead/layers";
+
 /// A version's record of itself, in its directory.
 pub(crate) const MANIFEST: &str = "manifest.json";
 

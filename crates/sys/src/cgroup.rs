@@ -158,9 +158,25 @@ impl Origin {
     /// # Errors
     /// [`CgroupError::Failed`].
     pub fn leave(&self) -> Result<(), CgroupError> {
+        self.each("go back to", enter)
+    }
+
+    /// Moves another process there: a child that is not the group's business.
+    ///
+    /// # Errors
+    /// [`CgroupError::Failed`].
+    pub fn take(&self, pid: u32) -> Result<(), CgroupError> {
+        self.each("move a process to", |dir| put(dir, pid))
+    }
+
+    fn each(
+        &self,
+        what: &'static str,
+        work: impl Fn(&Path) -> io::Result<()>,
+    ) -> Result<(), CgroupError> {
         for dir in &self.dirs {
-            enter(dir).map_err(|source| CgroupError::Failed {
-                what: "go back to",
+            work(dir).map_err(|source| CgroupError::Failed {
+                what,
                 path: dir.clone(),
                 source,
             })?;
@@ -171,7 +187,11 @@ impl Origin {
 
 fn enter(dir: &Path) -> io::Result<()> {
     // "0" is whoever writes it.
-    std::fs::write(dir.join("cgroup.procs"), "0")
+    put(dir, 0)
+}
+
+fn put(dir: &Path, pid: u32) -> io::Result<()> {
+    std::fs::write(dir.join("cgroup.procs"), pid.to_string())
 }
 
 fn remove(dir: &Path) -> io::Result<()> {
@@ -310,7 +330,7 @@ mod tests {
         for (hierarchy, dir) in group.dirs() {
             hierarchy.make(&group.path).unwrap();
             // Nothing is wrong when it was faster than this.
-            let _ = std::fs::write(dir.join("cgroup.procs"), child.id().to_string());
+            let _ = put(&dir, child.id());
         }
         group.remove().unwrap();
         child.wait().unwrap();

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod directory;
 mod empty_root;
+mod idle;
 mod inherited;
 pub mod jail;
 #[cfg(feature = "kvm")]
@@ -19,5 +20,6 @@ mod resident;
 pub mod tap;
 
 pub use empty_root::MountNamespace;
+pub use idle::idle;
 pub use inherited::inherited;
 pub use resident::shed;

@@ -10,6 +10,8 @@ const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
+/// Past the page cache of the file, where its file system can: the mount has one.
+const DIRECT_IO: u32 = 16;
 
 /// How often a device somebody else was faster to take is asked for again.
 const ATTEMPTS: usize = 16;
@@ -88,7 +90,7 @@ fn configure(device: &File, file: &impl AsFd) -> io::Result<()> {
             numbers: [0; 5],
             number: 0,
             encryption: [0; 2],
-            flags: READ_ONLY | AUTOCLEAR,
+            flags: READ_ONLY | AUTOCLEAR | DIRECT_IO,
             names: [0; 160],
             init: [0; 2],
         },

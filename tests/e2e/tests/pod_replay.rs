@@ -75,7 +75,7 @@ async fn crios_calls_run_a_pod() {
         ..Default::default()
     };
     let config = dir.join("config.toml");
-    std::fs::write(&config, "accelerator = \"tcg\"\n").unwrap();
+    std::fs::write(&config, "accelerator = \"tcg\"\nlayers_mib = 0\n").unwrap();
     // runtimeoptions.v1.Options{ConfigPath}.
     let path = config.display().to_string();
     let mut options = vec![0x12, u8::try_from(path.len()).unwrap()];

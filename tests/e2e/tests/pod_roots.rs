@@ -33,7 +33,11 @@ impl Place {
     fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         busybox_image(dir.path());
-        std::fs::write(dir.path().join("config.toml"), "accelerator = \"tcg\"\n").unwrap();
+        std::fs::write(
+            dir.path().join("config.toml"),
+            "accelerator = \"tcg\"\nlayers_mib = 0\n",
+        )
+        .unwrap();
         Self {
             dir,
             id: format!("{name}-{}", std::process::id()),

@@ -1,6 +1,7 @@
 //! Containers of a pod: how they come to be, and how their first process ends.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use super::life::LOST;
 use super::{Pod, Request};
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
+use crate::layers::Layers;
 use crate::process::{Exit, Process};
-use crate::rootfs::{self, Image, Root};
+use crate::rootfs::{self, Image, Opened, Root};
 use crate::stand_in::StandIn;
 use crate::stdio::{self, Pumps};
 use crate::trace::Call;
@@ -124,6 +126,8 @@ impl Container {
 enum Ready {
     /// Its name in the share.
     Shared(String),
+    /// The names of its layers there, bottom to top.
+    Layers(Vec<String>),
     Image(Image),
 }
 
@@ -152,6 +156,15 @@ impl<'a> Shared<'a> {
         let name = self.pod.share(what)?;
         self.names.push(name.clone());
         Ok(name)
+    }
+
+    /// Files of the host's that are only read; their names, in the same order.
+    pub(super) fn add_files(&mut self, files: &[OwnedFd]) -> Outcome<Vec<String>> {
+        let add = |file| {
+            let bound = Detached::bind(file, Path::new("a layer"), true);
+            self.add(&bound.map_err(|error| Failure::from_error(&error))?)
+        };
+        files.iter().map(add).collect()
     }
 
     pub(super) fn keep(mut self) -> Vec<String> {
@@ -230,7 +243,13 @@ impl Pod {
         call: &Call,
     ) -> Outcome<u32> {
         // Everything of the host is opened while the machine boots.
-        let root = rootfs::open(&request.rootfs, &request.bundle, &request.spec)?;
+        let layers = self.lock().layers.clone();
+        let Opened { root, wanting } = rootfs::open(
+            &request.rootfs,
+            &request.bundle,
+            &request.spec,
+            layers.as_ref(),
+        )?;
         let ends = stdio::open(&request.paths).await?;
         let seccomp =
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
@@ -247,6 +266,7 @@ impl Pod {
         let mut shared = Shared::new(self);
         let root = match root {
             Root::Tree(tree) => Ready::Shared(shared.add(&tree)?),
+            Root::Layers(images) => Ready::Layers(shared.add_files(&images)?),
             Root::Image(image) => Ready::Image(image),
         };
         let given = self.give(&binds, &mut shared)?;
@@ -303,7 +323,19 @@ impl Pod {
         };
         self.lock().containers.insert(request.id.clone(), container);
         self.watch(&request.id, "", process, pumps, sandbox);
+        if let Some(layers) = layers.filter(|_| !wanting.is_empty()) {
+            self.have_made(&layers, &wanting);
+        }
         Ok(pid)
+    }
+
+    /// Has images made of layers that have none, for the next container.
+    fn have_made(&self, layers: &Layers, wanting: &[PathBuf]) {
+        let ordered = layers.order(wanting, self.lock().origin.as_ref());
+        match ordered {
+            Ok(ordered) => drop(tokio::task::spawn_blocking(|| ordered.see_through())),
+            Err(error) => tracing::warn!(%error, "no images are made of layers"),
+        }
     }
 
     /// What the guest is told of a root filesystem.
@@ -315,6 +347,7 @@ impl Pod {
     ) -> Outcome<Rootfs> {
         match root {
             Ready::Shared(name) => Ok(machine::rootfs(&name)),
+            Ready::Layers(names) => Ok(machine::layered(names)),
             Ready::Image(image) => {
                 let (filesystem, read_only) = (image.filesystem, image.read_only);
                 let serial = self.disks.image(sandbox, image, uses).await?;

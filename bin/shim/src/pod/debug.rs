@@ -1,6 +1,7 @@
 //! A process in the guest outside of any container: it sees the guest as its
 //! agent does, with programs of the host's beside it, since the guest has none.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,16 +119,15 @@ fn tools_image(layers: &[PathBuf], shared: &mut Shared<'_>) -> Outcome<Rootfs> {
             "the image has more than {LAYER_LIMIT} layers"
         )));
     }
-    let share = |path: &PathBuf| {
-        let bind = Bind {
+    let open = |path: &PathBuf| {
+        rootfs::source(&Bind {
             mount: 0,
             source: path.clone(),
             read_only: true,
-        };
-        shared.add(&rootfs::bind(&rootfs::source(&bind)?, &bind)?)
+        })
     };
-    let files: Outcome<Vec<String>> = layers.iter().map(share).collect();
-    Ok(machine::layered(files?))
+    let files: Outcome<Vec<OwnedFd>> = layers.iter().map(open).collect();
+    Ok(machine::layered(shared.add_files(&files?)?))
 }
 
 impl Debugged {

@@ -13,6 +13,7 @@ use oci_spec::runtime::Spec;
 
 use super::{Pod, control, ports, status};
 use crate::failure::{Failure, Outcome};
+use crate::layers::Layers;
 use crate::machine::{self, Machine};
 use crate::process::Exit;
 use crate::trace::{BOOT, Call, Tracer};
@@ -46,7 +47,7 @@ impl Pod {
         bulkhead_bundle::refuse_host(spec)?;
         let room = self.join_cgroup(spec)?;
         let size = bulkhead_bundle::size(spec, &config, room)?;
-        let (debug, trace) = (config.debug, config.trace);
+        let (debug, trace, layers) = (config.debug, config.trace, Layers::of(&config));
         let shared = Room::of(size, &config);
         let mut machine = machine::prepare(spec, &config, &self.place, size)?;
         if let Some(reason) = machine.monitor.emulated() {
@@ -70,6 +71,7 @@ impl Pod {
             state.room = Some(shared);
             state.logs = bulkhead_bundle::log_directory(spec);
             state.debug = debug;
+            state.layers = layers;
             state.kubernetes = bulkhead_bundle::kubernetes(spec);
             state.tracer = trace.then(|| Tracer::new(&self.id, state.kubernetes.as_ref()));
             state.sysctls = bulkhead_bundle::sysctls(spec);
