@@ -183,6 +183,7 @@ mod tests {
     fn every_setting_is_described_and_every_default_is_in_range() {
         let all = Config {
             guests: Some("/guests".into()),
+            layers: Some("/layers".into()),
             ..Config::default()
         };
         let table = Table::try_from(&all).unwrap();
