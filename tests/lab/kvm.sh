@@ -1,9 +1,10 @@
 #!/bin/sh
 # What has to work on real KVM, run in the lab: `cargo xtask lab -- sh tests/lab/kvm.sh`.
-# Arguments: the program, an image.
+# Arguments: the program, an image, the program that measures pods.
 set -eu
 bulkhead=$1
 image=$2
+pods=$3
 export BULKHEAD_ROOT=/tmp/bulkhead BULKHEAD_START_TIMEOUT=300
 run() { "$bulkhead" run --rm --accel kvm --network none "$@"; }
 is() {
@@ -33,4 +34,6 @@ if [ -e "/proc/$monitor" ]; then
     echo "the monitor is left"
     exit 1
 fi
-echo "4 passed, 0 failed"
+export BULKHEAD_ACCEL=kvm BULKHEAD_TEST_PROGRAM="$bulkhead"
+is "a pod's life under containerd" "$("$pods" 1 0 1 | grep -c start_ms)" 1
+echo "5 passed, 0 failed"

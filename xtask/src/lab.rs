@@ -50,12 +50,17 @@ const INIT: &str = include_str!("lab/init.sh");
 /// Memory of the lab, MiB: guests, and whatever is written to its files.
 const MEMORY: u32 = 6144;
 
+/// What timeout(1) ends with when the time is up.
+const EXPIRED: i32 = 124;
+
 /// How a lab is run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
     /// Its clock counts instructions: the same work takes the same time,
     /// whatever else the machine does.
     pub(crate) instruction_clock: bool,
+    /// How long it may take: an emulated processor that hangs says nothing.
+    pub(crate) minutes: u32,
 }
 
 /// Runs a command in the lab, in this directory; its output is this one's.
@@ -87,8 +92,10 @@ fn boot(kernel: &HostKernel, initramfs: &Path, out: &Path, options: Options) -> 
         true => ["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=on"].as_slice(),
         false => ["-accel", "tcg,thread=multi"].as_slice(),
     };
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-M", "q35", "-cpu", "max", "-smp", "1"])
+    let mut qemu = Command::new("timeout");
+    qemu.args(["--foreground", "--kill-after=10"])
+        .args([&format!("{}m", options.minutes), "qemu-system-x86_64"])
+        .args(["-M", "q35", "-cpu", "max", "-smp", "1"])
         .args(accelerator)
         .args(["-m", &MEMORY.to_string()])
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
@@ -104,8 +111,12 @@ fn boot(kernel: &HostKernel, initramfs: &Path, out: &Path, options: Options) -> 
     share(&mut qemu, "out", out, "off");
     let status = qemu
         .status()
-        .map_err(|error| format!("`qemu-system-x86_64` did not start: {error}"))?;
+        .map_err(|error| format!("`timeout` did not start: {error}"))?;
     match status.code() {
+        Some(EXPIRED) => Err(format!(
+            "the lab did not end within {} minutes; `--minutes` gives it more",
+            options.minutes
+        )),
         Some(1) => Ok(()),
         Some(code) if code % 2 == 1 => Err(format!("the command ended with {}", code / 2)),
         _ => Err(format!("the lab ended by itself: {status}")),

@@ -67,6 +67,9 @@ enum Task {
         /// Let its clock count instructions instead of time
         #[arg(long)]
         instruction_clock: bool,
+        /// How long it may take
+        #[arg(long, default_value_t = 60)]
+        minutes: u32,
         /// The command
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -135,8 +138,16 @@ fn main() -> ExitCode {
         }
         Task::Lab {
             instruction_clock,
+            minutes,
             command,
-        } => lab::run(yes, lab::Options { instruction_clock }, &command),
+        } => lab::run(
+            yes,
+            lab::Options {
+                instruction_clock,
+                minutes,
+            },
+            &command,
+        ),
         Task::Guest { kernel } => prerequisites::install(yes)
             .and_then(|()| guest::build(kernel))
             .map(|_| ()),

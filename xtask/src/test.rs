@@ -50,9 +50,11 @@ pub(crate) fn run(yes: bool) -> Outcome {
         let program = run::workspace().join("target/debug/bulkhead");
         let script = run::workspace().join("tests/lab/kvm.sh");
         let image = format!("oci:{}:latest", image.display());
-        let words = ["sh", &text(&script), &text(&program), &image].map(str::to_owned);
+        let pods = text(&program.with_file_name("pods-bench"));
+        let words = ["sh", &text(&script), &text(&program), &image, &pods].map(str::to_owned);
         let clock = lab::Options {
             instruction_clock: false,
+            minutes: 15,
         };
         lab::run(yes, clock, &words)
     })?;

@@ -58,6 +58,7 @@ pub(crate) fn run(yes: bool, options: Options) -> Outcome {
         let words = [&program, "bench", "--prepared", "--rounds", &rounds];
         let clock = lab::Options {
             instruction_clock: true,
+            minutes: 20,
         };
         return lab::run(yes, clock, &words.map(str::to_owned));
     }
@@ -69,6 +70,7 @@ fn prepare(yes: bool) -> Outcome {
     prerequisites::install(yes)?;
     prerequisites::install_peers(yes)?;
     run::command(run::cargo().args(["build", "--release"]))?;
+    pods::build()?;
     guest::build(Kernel::Tuned)?;
     image(&directory()?).map(drop)
 }

@@ -11,24 +11,27 @@ pub(super) const HANDLERS: [(&str, &str); 2] =
     [("kata", "pods of bulkhead"), ("runc", "pods of runc")];
 
 /// Pods that stand by when memory is read and further ones are started.
-const STANDING: &str = "30";
+const STANDING: u32 = 30;
+
+/// Pods started at the same moment at most.
+const AT_ONCE: u32 = 10;
+
+/// Builds the program that measures.
+pub(super) fn build() -> Outcome {
+    let package = ["build", "--package", "bulkhead-e2e", "--bin", "pods-bench"];
+    run::command(run::cargo().args(package))
+}
 
 /// Measures the pods of a handler: what `pods-bench` prints.
 pub(super) fn measure(handler: &str, rounds: u32) -> Outcome<Value> {
     let accelerator = std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "auto".to_owned());
-    let mut command: Command = run::cargo();
+    let mut command = Command::new(run::workspace().join("target/debug/pods-bench"));
     command
-        .args([
-            "run",
-            "--quiet",
-            "--package",
-            "bulkhead-e2e",
-            "--bin",
-            "pods-bench",
-        ])
-        .args(["--", &rounds.to_string(), STANDING])
+        .args([rounds, STANDING, AT_ONCE].map(|number| number.to_string()))
         .env("BULKHEAD_E2E_HANDLER", handler)
         .env("BULKHEAD_ACCEL", accelerator)
+        // As pods are by default: later ones find their layers as images.
+        .env("BULKHEAD_E2E_LAYERS", "1")
         .env(
             "BULKHEAD_TEST_PROGRAM",
             run::workspace().join("target/release/bulkhead"),

@@ -107,6 +107,9 @@ impl Report {
             let values = figures[key].take();
             let values = values.as_array().into_iter().flatten();
             let values: Vec<_> = values.filter_map(Value::as_f64).collect();
+            if values.is_empty() {
+                continue;
+            }
             let all = self.samples.entry(what).or_default();
             if all.is_empty() && what == "pod start" {
                 all.push(("bare boot".to_owned(), boot.clone()));

@@ -1,6 +1,7 @@
 //! Measures pods of one runtime handler through a real containerd, and prints
 //! what it measured as JSON. `cargo xtask bench` runs it, once for each handler
-//! (`BULKHEAD_E2E_HANDLER`). Arguments: rounds, pods that stand by at the end.
+//! (`BULKHEAD_E2E_HANDLER`). Arguments: rounds, pods that stand by at the end, pods
+//! started at the same moment at most.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -18,6 +19,7 @@ async fn main() {
     let number = |position: usize| std::env::args().nth(position)?.parse().ok();
     let rounds: usize = number(1).unwrap_or(5);
     let standing: usize = number(2).unwrap_or(5);
+    let most: usize = number(3).unwrap_or(10);
     let node = Node::start().await;
     // Everything is in the page cache and in containerd's once.
     remove(start(&node, "first").await.0).await;
@@ -29,8 +31,12 @@ async fn main() {
         execs.extend(exec(&pod, &format!("exec{round}")).await);
         removals.push(millis(remove(pod).await));
     }
-    let four = at_once(&node, rounds.div_ceil(2), 4).await;
-    let ten = at_once(&node, rounds.div_ceil(4), 10).await;
+    let rounds_of = |count| match count <= most {
+        true => rounds.div_ceil(count / 2),
+        false => 0,
+    };
+    let four = at_once(&node, rounds_of(4), 4).await;
+    let ten = at_once(&node, rounds_of(10), 10).await;
     let before = available();
     let mut pods = Vec::new();
     for number in 0..standing {
@@ -41,7 +47,8 @@ async fn main() {
     let share = shims.iter().map(|pid| pss(*pid)).sum::<u64>() / shims.len().max(1) as u64;
     let beside: u64 = node.monitors().iter().map(|pid| without_guest(*pid)).sum();
     let mut late = Vec::new();
-    for round in 0..rounds {
+    let stand = standing > 0;
+    for round in (0..rounds).filter(|_| stand) {
         let (pod, took) = start(&node, &format!("late{round}")).await;
         late.push(millis(took));
         remove(pod).await;
@@ -53,10 +60,10 @@ async fn main() {
         "start_beside_standing_ms": late,
         "exec_ms": execs,
         "stop_and_remove_ms": removals,
-        "standing_pods": standing,
-        "shim_pss_kib": share,
-        "monitor_private_kib": beside / node.monitors().len().max(1) as u64,
-        "host_memory_of_a_pod_kib": host,
+        "standing_pods": stand.then_some(standing),
+        "shim_pss_kib": stand.then_some(share),
+        "monitor_private_kib": stand.then_some(beside / node.monitors().len().max(1) as u64),
+        "host_memory_of_a_pod_kib": stand.then_some(host),
     });
     for pod in pods {
         remove(pod).await;
