@@ -80,10 +80,23 @@ pub(crate) fn handlers(
     if spec.handlers.is_empty() || spec.handlers.len() > HANDLER_LIMIT {
         return Err(OrderError::Count);
     }
+    let level = spec.log_level.as_deref().map(level);
+    let level = level.map(|level| ("log_level".to_owned(), level.to_owned()));
+    // The node's own go before what is the same on all.
+    let settings: Vec<_> = level.into_iter().chain(settings.to_vec()).collect();
     spec.handlers
         .iter()
-        .map(|wanted| handler(wanted, settings))
+        .map(|wanted| handler(wanted, &settings))
         .collect()
+}
+
+/// What the runtime knows of a KataConfig's levels, two of which are of programs
+/// that end then.
+fn level(wanted: &str) -> &str {
+    match wanted {
+        "fatal" | "panic" => "error",
+        other => other,
+    }
 }
 
 fn handler(wanted: &HandlerSpec, settings: &[(String, String)]) -> Result<Handler, OrderError> {
@@ -214,6 +227,29 @@ mod tests {
                 .to_string()
                 .contains("lots")
         );
+    }
+
+    #[test]
+    fn the_level_of_the_log_is_each_handlers() {
+        let text = |wanted: &str| {
+            let spec = KataNodeSpec {
+                handlers: vec![HandlerSpec {
+                    name: "kata".into(),
+                    ..HandlerSpec::default()
+                }],
+                log_level: Some(wanted.into()),
+                ..KataNodeSpec::default()
+            };
+            handlers(&spec, &[])
+        };
+        let with = |level: &str| {
+            let mut same = Handler::new(HandlerName::try_from("kata".to_owned()).unwrap());
+            same.set("log_level", level).unwrap();
+            vec![same]
+        };
+        assert_eq!(text("debug").unwrap(), with("debug"));
+        assert_eq!(text("panic").unwrap(), with("error"));
+        assert!(text("loud").is_err());
     }
 
     #[test]

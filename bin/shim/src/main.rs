@@ -18,6 +18,7 @@ mod end;
 mod events;
 mod failure;
 mod layers;
+mod logging;
 mod machine;
 mod memory;
 mod metrics;
@@ -35,7 +36,6 @@ mod task;
 mod trace;
 
 use std::process::ExitCode;
-use std::sync::Mutex;
 
 use args::{Action, Args};
 use bulkhead_provision::share;
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    init_logging(&args);
+    logging::init(&args);
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -78,25 +78,4 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         Action::Serve(listener) => serve::run(args, listener)?,
     }
     Ok(())
-}
-
-/// To standard error, which containerd connects to its own log; but not that of
-/// `start`, which it reads as part of the answer.
-fn init_logging(args: &Args) {
-    use tracing_subscriber::EnvFilter;
-    use tracing_subscriber::fmt::writer::BoxMakeWriter;
-    let level = if args.debug { "debug" } else { "info" };
-    let writer = match args.action {
-        Action::Start => begin::log().map_or_else(
-            || BoxMakeWriter::new(std::io::sink),
-            |log| BoxMakeWriter::new(Mutex::new(log)),
-        ),
-        _ => BoxMakeWriter::new(std::io::stderr),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(level))
-        .with_writer(writer)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
 }

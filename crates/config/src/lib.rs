@@ -47,6 +47,7 @@ pub struct Config {
     pub layers_reserve: u8,
     pub start_timeout: u64,
     pub debug: bool,
+    pub log_level: String,
     pub trace: bool,
     pub annotations: Vec<String>,
 }
@@ -67,6 +68,7 @@ impl Default for Config {
             layers_reserve: 20,
             start_timeout: 60,
             debug: true,
+            log_level: "info".to_owned(),
             trace: false,
             annotations: Vec::new(),
         }

@@ -47,7 +47,7 @@ const fn of_pods(name: &'static str, range: Range, what: &'static str) -> Settin
 }
 
 /// All of them.
-pub const SETTINGS: [Setting; 15] = [
+pub const SETTINGS: [Setting; 16] = [
     setting(
         "accelerator",
         Range::Words(&["auto", "kvm", "tcg"]),
@@ -115,6 +115,12 @@ pub const SETTINGS: [Setting; 15] = [
         "debug",
         Range::Switch,
         "`bulkhead debug` may run a shell in a pod's guest and show its console.",
+    ),
+    setting(
+        "log_level",
+        Range::Words(&["error", "warn", "info", "debug", "trace"]),
+        "How much a pod's shim writes to the log of the container manager, which may ask for more \
+         by its own level.",
     ),
     setting(
         "trace",

@@ -172,3 +172,24 @@ async fn the_configuration_can_forbid_to_look_into_a_guest() {
     assert_eq!(app.exec("echo well").await.out, "well");
     pod.remove().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_quiet_pod_writes_nothing_to_the_log() {
+    if !in_machine() {
+        return;
+    }
+    let node = Node::start().await;
+    let phases = || node.log().matches("started phase=").count();
+    let pod = node.pod("loud").await;
+    pod.start("app", "true").await;
+    pod.remove().await.unwrap();
+    let said = phases();
+    assert!(said > 0, "{}", node.log());
+    let settings = node.path().join("bulkhead.toml");
+    let text = std::fs::read_to_string(&settings).unwrap() + "log_level = \"error\"\n";
+    std::fs::write(&settings, text).unwrap();
+    let pod = node.pod("quiet").await;
+    pod.start("app", "true").await;
+    pod.remove().await.unwrap();
+    assert_eq!(phases(), said);
+}

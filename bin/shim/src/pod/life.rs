@@ -14,6 +14,7 @@ use oci_spec::runtime::Spec;
 use super::{Pod, control, ports, status};
 use crate::failure::{Failure, Outcome};
 use crate::layers::Layers;
+use crate::logging;
 use crate::machine::{self, Machine};
 use crate::process::Exit;
 use crate::trace::{BOOT, Call, Tracer};
@@ -44,6 +45,7 @@ impl Pod {
         let config = Loaded::read(named).map_err(wrong)?.config;
         let annotations = spec.annotations().clone().unwrap_or_default();
         let config = config.with_annotations(&annotations).map_err(wrong)?;
+        logging::level(&config.log_level);
         bulkhead_bundle::refuse_host(spec)?;
         let room = self.join_cgroup(spec)?;
         let size = bulkhead_bundle::size(spec, &config, room)?;
