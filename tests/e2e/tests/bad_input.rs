@@ -220,3 +220,24 @@ fn no_guest_says_how_to_build_one() {
     assert_eq!(answer.code, 125, "{answer:?}");
     assert!(answer.err.contains("bulkhead guest build"), "{answer:?}");
 }
+
+#[test]
+fn a_store_without_room_says_so_and_keeps_nothing() {
+    let host = Host::new();
+    let image = image();
+    let root = host.path().display().to_string();
+    let program = bulkhead_e2e::program().display().to_string();
+    // A file system of its own, gone with its namespace.
+    let script = "mount -t tmpfs -o size=1M store \"$1\" && shift && \"$@\"; code=$?; \
+                  find \"$BULKHEAD_ROOT\" -size +100k; exit $code";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh", &root, &program])
+        .args(["run", "--rm", "--network", "none", &image, "true"])
+        .env("BULKHEAD_ROOT", &root)
+        .env("BULKHEAD_ACCEL", "tcg")
+        .output();
+    let answer = bulkhead_e2e::Answer::from(output.unwrap());
+    assert_eq!(answer.code, 125, "{answer:?}");
+    assert!(answer.err.contains("No space left"), "{answer:?}");
+    assert_eq!(answer.out, "");
+}

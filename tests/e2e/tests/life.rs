@@ -168,3 +168,44 @@ fn a_port_in_use_is_named() {
     assert_eq!(answer.code, 125, "{answer:?}");
     assert!(answer.err.contains(&port.to_string()), "{answer:?}");
 }
+
+#[test]
+fn what_happens_is_told_and_what_is_used_is_counted() {
+    let host = Host::new();
+    let mut watcher = host
+        .command(&["events", "--follow", "--format", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    host.start("web", &["--network", "none"], "sleep 1000");
+    assert_eq!(host.exec("web", "true").code, 0);
+    let stats = host.bulkhead(&["stats", "--no-stream", "--format", "json", "web"]);
+    let stats: serde_json::Value = serde_json::from_str(&stats.out).unwrap();
+    let own = &stats[0];
+    assert_eq!(
+        (&own["name"], &own["pids"]),
+        (&"web".into(), &1.into()),
+        "{own}"
+    );
+    assert!(own["memory_bytes"].as_u64().unwrap() > 0, "{own}");
+    assert_eq!(host.bulkhead(&["kill", "web"]).code, 0);
+    assert_eq!(host.bulkhead(&["wait", "web"]).out, "137");
+    assert_eq!(host.bulkhead(&["rm", "web"]).code, 0);
+
+    let out = BufReader::new(watcher.stdout.take().unwrap());
+    let mut actions = Vec::new();
+    for line in out.lines() {
+        let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        assert_eq!(event["name"], "web", "{event}");
+        actions.push(event["action"].as_str().unwrap().to_owned());
+        if event["action"] == "remove" {
+            break;
+        }
+    }
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+    assert_eq!(
+        actions,
+        ["create", "start", "exec", "kill", "die", "remove"]
+    );
+}

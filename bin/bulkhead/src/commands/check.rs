@@ -46,6 +46,8 @@ pub(super) fn run(options: &CheckOptions) -> Outcome {
         guest(),
         tools(),
         kernel_memory(),
+        shared_memory(),
+        locked_memory(),
     ];
     if options.format.format == Format::Json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
@@ -176,5 +178,28 @@ fn kernel_memory() -> Finding {
         "memory",
         verdict,
         format!("{} available", style::bytes(kib * 1024)),
+    )
+}
+
+/// Guests' memory is of memfd_create(2): tmpfs(5) without a mount, which the size
+/// of /dev/shm does not bound, but the control group does.
+fn shared_memory() -> Finding {
+    let size = rustix::fs::statvfs("/dev/shm").map(|stat| stat.f_blocks * stat.f_frsize);
+    let shown = size.map_or_else(|_| "not mounted".to_owned(), style::bytes);
+    finding(
+        "/dev/shm",
+        Verdict::Good,
+        format!("{shown}; guests do not use it, whatever its size"),
+    )
+}
+
+/// Nothing of a guest is locked, so that no limit has to be raised: getrlimit(2).
+fn locked_memory() -> Finding {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    let shown = limit.map_or_else(|| "unlimited".to_owned(), style::bytes);
+    finding(
+        "memory lock",
+        Verdict::Good,
+        format!("{shown}; guests' memory is not locked, so that it need not be raised"),
     )
 }
