@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 37] = [
+const PACKAGES: [(&str, &str); 39] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),
@@ -48,6 +48,8 @@ const PACKAGES: [(&str, &str); 37] = [
         "compiles the CRI's messages for the tests",
     ),
     ("iproute2", "the tests make network namespaces"),
+    ("iptables", "the tests make a service mesh with it"),
+    ("perl-base", "the tests hold a program with it"),
     ("procps", "the tests send signals by `kill`"),
     ("fdisk", "checks our partition tables"),
 ];

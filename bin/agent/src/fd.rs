@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 /// A pipe, pty or virtio port. Reading a pty whose other side has closed is
 /// end of file here, not EIO.
@@ -25,6 +25,16 @@ impl AsyncFile {
         Ok(Self {
             inner: AsyncFd::new(fd)?,
         })
+    }
+
+    /// Does some work once there is something to read, and again if that was a
+    /// mistake.
+    pub(crate) async fn when_readable<T>(
+        &self,
+        mut work: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let readable = Interest::READABLE;
+        self.inner.async_io(readable, |fd| work(fd.as_fd())).await
     }
 
     /// Reads what is there now; `None` when that is nothing.

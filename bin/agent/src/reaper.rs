@@ -51,7 +51,8 @@ impl Reaper {
     }
 
     /// The future exit of a child. Call it before the next await after the
-    /// fork: nothing is collected in between.
+    /// fork: nothing is collected in between. Of a child whose pid is told later:
+    /// while it waits for a word, without which it is given up.
     pub(crate) fn watch(&self, pid: i32) -> oneshot::Receiver<Exit> {
         let (tell, exit) = oneshot::channel();
         self.lock().insert(pid, tell);

@@ -1,10 +1,11 @@
 //! The `Agent` service: what the host asks, checked and passed on.
 
 mod convert;
+mod exec;
 mod failure;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::block::Plugs;
 use crate::block_devices;
-use crate::container::{self, Container, CreateArgs, Rest};
+use crate::container::{self, Container, CreateArgs, Making, Rest};
 use crate::disks::Assembled;
 use crate::memory;
 use crate::mirror::Mirror;
@@ -35,9 +36,6 @@ use volumes::{Undo, place_memory, unmount};
 
 /// Containers in a sandbox at most.
 const CONTAINER_LIMIT: usize = 512;
-
-/// Processes of one container that the host may have started at once.
-const PROCESS_LIMIT: usize = 1024;
 
 /// Serves the control connection until it ends.
 pub(crate) async fn serve(stream: Stream, service: AgentService) {
@@ -75,6 +73,8 @@ struct Entry {
     /// Parts of memory volumes, which go with it.
     memory: Vec<memory::Place>,
     processes: HashMap<String, Process>,
+    /// Names of those that are on their way.
+    starting: HashSet<String>,
 }
 
 impl AgentService {
@@ -178,9 +178,12 @@ impl AgentService {
         place_memory(&request, &mut spec, &mut undo)?;
         sandbox_files::add_mounts(&mut spec);
         let mounted = start.elapsed();
-        let (container, ends) = self.fork(&request, &spec, stdio, &undo)?;
-        let pid = container.init_pid();
+        let (making, mut ends) = self.fork(&request, &spec, stdio, &undo)?;
+        let pid = making.init_pid();
         let mut exit = self.reaper.watch(pid);
+        let (container, terminal) = making.ready().await.map_err(Failure::container)?;
+        set_size(&terminal, stdio, spec.process().as_ref());
+        ends.terminal = terminal;
         if let Some(rest) = container.rest().map_err(Failure::container)? {
             exit = rest_ends(exit, rest);
         }
@@ -192,6 +195,7 @@ impl AgentService {
             volumes: std::mem::take(&mut undo.volumes),
             memory: std::mem::take(&mut undo.memory),
             processes: HashMap::from([(String::new(), process)]),
+            starting: HashSet::new(),
         };
         self.lock().insert(id, entry);
         Ok(convert::process(
@@ -209,8 +213,8 @@ impl AgentService {
         spec: &Spec,
         stdio: &agent::Stdio,
         undo: &Undo,
-    ) -> Result<(Container, Ends), Failure> {
-        let (child, mut ends) = convert::stdio(stdio).map_err(Failure::internal_from)?;
+    ) -> Result<(Making, Ends), Failure> {
+        let (child, ends) = convert::stdio(stdio).map_err(Failure::internal_from)?;
         let rootfs = undo.rootfs.as_ref().expect("assembled before the fork");
         let args = CreateArgs {
             id: &request.container_id,
@@ -221,10 +225,17 @@ impl AgentService {
             pids: self.pids_of_other(spec)?,
             stdio: child,
         };
-        let (container, terminal) = Container::create(&args).map_err(Failure::container)?;
-        set_size(&terminal, stdio, spec.process().as_ref());
-        ends.terminal = terminal;
-        Ok((container, ends))
+        let making = Making::begin(&args).map_err(Failure::container)?;
+        Ok((making, ends))
+    }
+
+    /// Lets a container's command be executed.
+    async fn start(&self, id: &str) -> Result<Empty, Failure> {
+        let executing = self.with(id, |entry| {
+            entry.container.start().map_err(Failure::container)
+        })?;
+        executing.done().await.map_err(Failure::container)?;
+        Ok(Empty::new())
     }
 
     /// The process namespace of another container, where the spec names one.
@@ -236,45 +247,6 @@ impl AgentService {
             }),
             None => Ok(None),
         }
-    }
-
-    async fn run_exec(
-        &self,
-        request: agent::ExecRequest,
-    ) -> Result<agent::ProcessResponse, Failure> {
-        let (id, exec) = (request.container_id.as_str(), request.exec_id.as_str());
-        name::check(exec).map_err(Failure::invalid)?;
-        let stdio = request.stdio.get_or_default();
-        let process = serde_json::from_slice(&request.process).map_err(Failure::invalid)?;
-        let streams = self.host_streams(id, exec, stdio).await?;
-        let start = Instant::now();
-        self.with(id, |entry| {
-            entry
-                .processes
-                .retain(|name, process| name.is_empty() || !process.is_told());
-            if entry.processes.contains_key(exec) {
-                return Err(Failure::exists(exec));
-            }
-            if entry.processes.len() >= PROCESS_LIMIT {
-                return Err(Failure::internal(
-                    "the container has too many processes running",
-                ));
-            }
-            let (child, mut ends) = convert::stdio(stdio).map_err(Failure::internal_from)?;
-            let user = (!request.user.is_empty()).then_some(request.user.as_str());
-            let seccomp = (!request.seccomp.is_empty()).then_some(request.seccomp.as_slice());
-            let (handle, terminal) = entry
-                .container
-                .exec(&process, user, seccomp, request.archive.as_ref(), child)
-                .map_err(Failure::container)?;
-            set_size(&terminal, stdio, Some(&process));
-            ends.terminal = terminal;
-            let exit = self.reaper.watch(handle.pid);
-            let started =
-                Process::new(handle.pid, exit, ends, streams).map_err(Failure::internal_from)?;
-            entry.processes.insert(exec.to_owned(), started);
-            Ok(convert::process(handle.pid, &[("exec", start.elapsed())]))
-        })
     }
 
     fn signal_one(&self, request: &agent::SignalRequest) -> Result<Empty, Failure> {
@@ -385,11 +357,7 @@ impl agent_ttrpc::Agent for AgentService {
         _: &TtrpcContext,
         request: agent::ContainerRequest,
     ) -> ttrpc::Result<Empty> {
-        self.with(&request.container_id, |entry| {
-            entry.container.start().map_err(Failure::container)?;
-            Ok(Empty::new())
-        })
-        .or_else(failed)
+        self.start(&request.container_id).await.or_else(failed)
     }
 
     async fn exec(

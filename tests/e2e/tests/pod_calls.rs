@@ -135,14 +135,6 @@ fn limit() -> Context {
     with_duration(Duration::from_secs(30))
 }
 
-/// A shim's connection, as containerd has one.
-async fn shim(node: &Node, pod: &str) -> TaskClient {
-    let bundles = "state/io.containerd.runtime.v2.task/k8s.io";
-    let address = node.path().join(bundles).join(pod).join("address");
-    let address = std::fs::read_to_string(address).unwrap();
-    TaskClient::new(Client::connect(&address).await.unwrap())
-}
-
 fn code<T>(answer: ttrpc::Result<T>) -> Code {
     match answer {
         Err(ttrpc::Error::RpcStatus(status)) => status.code(),
@@ -174,7 +166,8 @@ async fn a_failure_has_the_code_that_says_what_to_do() {
     let node = Node::start().await;
     let pod = node.pod("codes").await;
     let app = pod.start("app", "sleep 1000").await;
-    let task = shim(&node, &pod.id).await;
+    let shim = Client::connect(&pod.shim_address()).await.unwrap();
+    let task = TaskClient::new(shim);
     let (id, nobody) = (app.id.as_str(), "nobody");
 
     // There is none of that name: whoever wanted it gone is content.

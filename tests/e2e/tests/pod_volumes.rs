@@ -2,28 +2,17 @@
 //! (`BULKHEAD_E2E_HANDLER=runc`).
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bulkhead_e2e::cri::ContainerConfig;
 use bulkhead_e2e::kubelet::{PodDir, mount};
-use bulkhead_e2e::{Container, Node, in_machine, tool};
+use bulkhead_e2e::{Node, in_machine, tool};
 
 /// How long a program that watches a volume may wait for news.
 const NEWS: Duration = Duration::from_secs(1);
 
 /// Where the C library of this machine is, for a program of this machine.
 const LIBRARIES: [&str; 2] = ["/lib/x86_64-linux-gnu", "/lib64"];
-
-/// Waits for a line in what a container says, as whoever reads its log does.
-async fn says(container: &Container<'_>, line: &str, within: Duration) -> Duration {
-    let start = Instant::now();
-    while !container.log().lines().any(|own| own == line) {
-        let log = container.log();
-        assert!(start.elapsed() < within, "no `{line}` in {log}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    start.elapsed()
-}
 
 /// Gives a container its volumes.
 fn with(mounts: Vec<bulkhead_e2e::cri::Mount>) -> impl FnOnce(&mut ContainerConfig) {
@@ -189,12 +178,14 @@ async fn who_watches_its_configuration_is_told_of_a_new_one() {
         .start_with("watcher", "exec /bin/watch-files /settings", with(mounts))
         .await
         .unwrap();
-    says(&watcher, "stdout watching", Duration::from_secs(20)).await;
+    watcher
+        .says("stdout watching", Duration::from_secs(20))
+        .await;
     PodDir::exchange(&map, "..2026_2", &[("key", "new"), ("more", "y")]);
-    let took = says(&watcher, "stdout moved-to ..data", NEWS).await;
+    let took = watcher.says("stdout moved-to ..data", NEWS).await;
     println!("told after {took:?}");
-    says(&watcher, "stdout create more", NEWS).await;
-    says(&watcher, "stdout delete gone", NEWS).await;
+    watcher.says("stdout create more", NEWS).await;
+    watcher.says("stdout delete gone", NEWS).await;
     let seen = watcher
         .exec("cat /settings/key /settings/more; ls -A /settings; echo x > /settings/key")
         .await;
@@ -207,7 +198,7 @@ async fn who_watches_its_configuration_is_told_of_a_new_one() {
         "chmod",
         &["2755", &map.join("..data/").display().to_string()],
     );
-    says(&watcher, "stdout attrib ..2026_2", NEWS).await;
+    watcher.says("stdout attrib ..2026_2", NEWS).await;
     let seen = watcher
         .exec("stat -L -c %a /settings/key /settings/..data")
         .await;

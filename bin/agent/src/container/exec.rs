@@ -13,7 +13,7 @@ use oci_spec::runtime::Process;
 use super::cgroup::Cgroup;
 use super::error::{Error, Result, Tried};
 use super::namespaces::Pinned;
-use super::sync::{self, Channel};
+use super::sync::{self, Answers, Channel};
 use super::{Stdio, child, command, credentials, keyring, scheduling, syscalls, terminal, user};
 
 /// What to run.
@@ -27,36 +27,55 @@ pub(super) struct ExecSpec<'a> {
     pub(super) archive: Option<&'a Archive>,
 }
 
-/// Runs it; gives its pid and its terminal.
-pub(super) fn run(
+/// A process on its way: it waits to be told to go on, step by step.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    answers: Answers,
+}
+
+/// Begins; nobody waits for anything yet.
+pub(super) fn begin(
     spec: &ExecSpec<'_>,
     pinned: &Pinned,
     cgroup: &Cgroup,
     init: i32,
-    stdio: Stdio,
-) -> Result<(i32, Option<OwnedFd>)> {
+    stdio: &Stdio,
+) -> Result<Starting> {
     let (ours, theirs) = sync::pair()?;
-    let intermediate = match fork(cgroup, init)? {
+    match fork(cgroup, init)? {
         syscalls::Forked::Child => {
             drop(ours);
-            join_and_fork(spec, pinned, &stdio, &theirs)
+            join_and_fork(spec, pinned, stdio, &theirs)
         }
-        syscalls::Forked::Parent(pid) => pid,
-    };
-    drop((theirs, stdio));
-    let pid = ours.expect_pid();
-    syscalls::reap(intermediate);
-    let pid = pid?;
-    // Only now: else its first word could come before the one about its pid.
-    let outcome = credentials::adjust_oom_score(pid, spec.process)
-        .and_then(|()| ours.send(sync::PROCEED))
-        .and_then(|()| ours.expect_ready());
-    let outcome = outcome.and_then(|terminal| {
-        ours.send(sync::GO)?;
-        ours.expect_exec()?;
-        Ok((pid, terminal))
-    });
-    outcome.inspect_err(|_| syscalls::kill(pid))
+        // The intermediate child is nobody's: the reaper collects it.
+        syscalls::Forked::Parent(_) => {}
+    }
+    let answers = Answers::of(ours)?;
+    Ok(Starting { answers })
+}
+
+impl Starting {
+    /// Its pid in the guest. Until [`Starting::go`] it does nothing that could
+    /// be missed.
+    pub(crate) async fn pid(&self) -> Result<i32> {
+        self.answers.expect_pid().await
+    }
+
+    /// Lets it become its command; gives its terminal.
+    pub(crate) async fn go(self, pid: i32, process: &Process) -> Result<Option<OwnedFd>> {
+        // Only now: else its first word could come before the one about its pid.
+        let outcome = self.finish(pid, process).await;
+        outcome.inspect_err(|_| syscalls::kill(pid))
+    }
+
+    async fn finish(&self, pid: i32, process: &Process) -> Result<Option<OwnedFd>> {
+        credentials::adjust_oom_score(pid, process)?;
+        self.answers.send(sync::PROCEED)?;
+        let terminal = self.answers.expect_ready().await?;
+        self.answers.send(sync::GO)?;
+        self.answers.expect_exec().await?;
+        Ok(terminal)
+    }
 }
 
 /// Forks into the container's cgroup; or beside its first process when that

@@ -2,6 +2,8 @@
 //!
 //! The agent is single-threaded, so a forked child may run ordinary Rust
 //! until it executes the command; there is no second program and no re-exec.
+//! What a child answers is waited for beside everything else: one that hangs
+//! holds up neither other containers nor other processes of its own.
 //!
 //! ```text
 //!   agent                         child (clone3: new namespaces, own cgroup)
@@ -23,6 +25,7 @@ mod devices;
 mod error;
 mod exec;
 mod keyring;
+mod making;
 mod mount_options;
 mod namespaces;
 mod pod_pids;
@@ -47,9 +50,11 @@ pub(crate) use copyup::fill as copy_tree;
 use device_filter::DeviceFilter;
 pub(crate) use error::{Error, ErrorKind};
 use error::{Result, Tried};
+pub(crate) use exec::Starting;
+pub(crate) use making::Making;
 use namespaces::{Pids, Pinned, Wanted};
 pub(crate) use stats::Stats;
-use sync::Channel;
+use sync::{Answers, Channel};
 
 /// What a process reads and writes.
 #[derive(Debug)]
@@ -114,16 +119,14 @@ pub(crate) struct Container {
     devices: DeviceFilter,
     /// Its processes do not end with its first.
     shares_pids: bool,
-    /// Open until started.
-    waiting: Option<Channel>,
+    /// Until started.
+    waiting: Option<Answers>,
 }
 
-/// A first process that waits to be told to go on.
-struct Forked {
-    pid: i32,
-    pinned: Pinned,
-    devices: DeviceFilter,
-    channel: Channel,
+/// A container's command that is being executed.
+#[derive(Debug)]
+pub(crate) struct Executing {
+    answers: Answers,
 }
 
 /// The way to end what a container's first process left.
@@ -140,120 +143,34 @@ impl Rest {
     }
 }
 
-/// A further process.
-#[derive(Debug)]
-pub(crate) struct ProcessHandle {
-    /// Pid in the guest.
-    pub(crate) pid: i32,
+impl Executing {
+    /// Answers when it runs. The error is execve's.
+    pub(crate) async fn done(self) -> Result<()> {
+        self.answers.expect_exec().await
+    }
 }
 
 impl Container {
-    /// Makes a container up to the moment before its command is executed.
-    pub(crate) fn create(args: &CreateArgs<'_>) -> Result<(Self, Option<OwnedFd>)> {
-        refusal::container(args.spec)?;
-        let wanted = Wanted::from_spec(args.spec)?;
-        let cgroup = Cgroup::create(args.id)?;
-        let made = Self::fork(args, &wanted, &cgroup);
-        match made {
-            Ok((forked, terminal)) => {
-                let container = Self {
-                    cgroup,
-                    pid: forked.pid,
-                    pinned: forked.pinned,
-                    devices: forked.devices,
-                    shares_pids: *wanted.pids() != Pids::Own,
-                    waiting: Some(forked.channel),
-                };
-                Ok((container, terminal))
-            }
-            Err(error) => {
-                let _ = cgroup.destroy();
-                Err(error)
-            }
-        }
-    }
-
-    fn fork(
-        args: &CreateArgs<'_>,
-        wanted: &Wanted,
-        cgroup: &Cgroup,
-    ) -> Result<(Forked, Option<OwnedFd>)> {
-        let resources = args
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().as_ref());
-        if let Some(resources) = resources {
-            cgroup.apply(resources)?;
-        }
-        let devices = DeviceFilter::attach(cgroup.fd(), args.spec)?;
-        let (ours, theirs) = sync::pair()?;
-        let inside = match (wanted.pids(), &args.pids) {
-            (Pids::Own, _) => None,
-            (Pids::Pod, _) => Some(pod_pids::enter(pod_pids::namespace()?)?),
-            (Pids::Of(_), Some(namespace)) => Some(pod_pids::enter(namespace.as_fd())?),
-            (Pids::Of(name), None) => return Err(no_pids_of(name)),
-        };
-        let forked = syscalls::clone_into(wanted.clone_flags(), Some(cgroup.fd()));
-        let forked = forked.map_err(|error| match wanted.pids() {
-            // What the kernel says of a namespace whose first process is gone.
-            Pids::Of(name) if error.kind() == std::io::ErrorKind::OutOfMemory => no_pids_of(name),
-            _ => Error::other(format!("fork into the container: {error}")),
-        });
-        let pid = match forked? {
-            syscalls::Forked::Child => {
-                drop(ours);
-                syscalls::close_others(&args.stdio.with(&theirs));
-                child::run(args, wanted, &theirs)
-            }
-            syscalls::Forked::Parent(pid) => pid,
-        };
-        drop((theirs, inside));
-        let ready = wanted
-            .write_maps(pid)
-            .and_then(|()| match args.spec.process() {
-                Some(process) => credentials::adjust_oom_score(pid, process),
-                None => Ok(()),
-            })
-            .and_then(|()| ours.send(sync::PROCEED))
-            .and_then(|()| ours.expect_ready());
-        let terminal = match ready {
-            Ok(terminal) => terminal,
-            Err(error) => {
-                syscalls::kill(pid);
-                return Err(error);
-            }
-        };
-        let pinned = Pinned::open(pid).inspect_err(|_| syscalls::kill(pid))?;
-        let forked = Forked {
-            pid,
-            pinned,
-            devices,
-            channel: ours,
-        };
-        Ok((forked, terminal))
-    }
-
-    /// Lets the command be executed. The error is execve's.
-    pub(crate) fn start(&mut self) -> Result<()> {
+    /// Lets the command be executed.
+    pub(crate) fn start(&mut self) -> Result<Executing> {
         self.refuse_frozen()?;
-        let channel = self
+        let answers = self
             .waiting
             .take()
             .ok_or_else(|| Error::invalid("the container was started before"))?;
-        channel.send(sync::GO)?;
-        channel.expect_exec()
+        answers.send(sync::GO)?;
+        Ok(Executing { answers })
     }
 
-    /// Runs a further process.
+    /// Begins a further process.
     pub(crate) fn exec(
         &self,
         process: &Process,
         user: Option<&str>,
         seccomp: Option<&[u8]>,
         archive: Option<&Archive>,
-        stdio: Stdio,
-    ) -> Result<(ProcessHandle, Option<OwnedFd>)> {
+        stdio: &Stdio,
+    ) -> Result<Starting> {
         if self.waiting.is_some() {
             return Err(Error::invalid("the container was not started yet"));
         }
@@ -266,12 +183,10 @@ impl Container {
             seccomp,
             archive,
         };
-        let (pid, terminal) = exec::run(&spec, &self.pinned, &self.cgroup, self.pid, stdio)?;
-        Ok((ProcessHandle { pid }, terminal))
+        exec::begin(&spec, &self.pinned, &self.cgroup, self.pid, stdio)
     }
 
-    /// A process in a frozen cgroup never answers, and the agent has but one
-    /// thread to wait with.
+    /// A process in a frozen cgroup never answers.
     fn refuse_frozen(&self) -> Result<()> {
         if self.cgroup.is_frozen() {
             return Err(Error::invalid("the container is paused: resume it first"));
@@ -284,11 +199,6 @@ impl Container {
         let own = self.pinned.pids().map(|fd| fd.try_clone_to_owned());
         own.transpose()
             .tried(|| "share the process namespace".to_owned())
-    }
-
-    /// Pid of the first process in the guest.
-    pub(crate) fn init_pid(&self) -> i32 {
-        self.pid
     }
 
     /// What ends the container's processes when its first has ended, where the
@@ -351,12 +261,6 @@ impl Container {
         drop(self.waiting);
         self.cgroup.destroy()
     }
-}
-
-fn no_pids_of(name: &str) -> Error {
-    Error::invalid(format!(
-        "the container `{name}`, whose processes are to be shared, does not run"
-    ))
 }
 
 /// Sends a signal to a child of the agent's that was not reaped yet; false

@@ -11,6 +11,7 @@ use rustix::net::{
 };
 
 use super::error::{Error, ErrorKind, Result, Tried};
+use crate::fd::AsyncFile;
 
 /// The agent did what only it can do.
 pub(super) const PROCEED: u8 = b'P';
@@ -23,17 +24,27 @@ const PID: u8 = b'N';
 /// A new process that is silent for so long is given up.
 const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// What is tried when one listens.
+const LISTEN: &str = "listen between agent and container";
+
 /// Longest packet, bytes.
 const PACKET_LIMIT: usize = 4096;
 
-/// One end.
+/// The child's end, which waits with all of its process.
 #[derive(Debug)]
 pub(super) struct Channel {
     fd: OwnedFd,
 }
 
-/// Both ends.
-pub(super) fn pair() -> Result<(Channel, Channel)> {
+/// The agent's end. Only its user waits by it: others may start processes
+/// meanwhile, however long this one takes.
+#[derive(Debug)]
+pub(super) struct Answers {
+    file: AsyncFile,
+}
+
+/// Both ends. The agent's becomes [`Answers`] after the fork.
+pub(super) fn pair() -> Result<(OwnedFd, Channel)> {
     let (one, two) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -41,11 +52,7 @@ pub(super) fn pair() -> Result<(Channel, Channel)> {
         None,
     )
     .tried(|| "make a socket pair".to_owned())?;
-    // The agent's end: a child that hangs must not take the agent with it.
-    let which = rustix::net::sockopt::Timeout::Recv;
-    rustix::net::sockopt::set_socket_timeout(&one, which, Some(ANSWER_TIMEOUT))
-        .tried(|| "limit the wait for a new process".to_owned())?;
-    Ok((Channel { fd: one }, Channel { fd: two }))
+    Ok((one, Channel { fd: two }))
 }
 
 impl AsFd for Channel {
@@ -55,11 +62,6 @@ impl AsFd for Channel {
 }
 
 impl Channel {
-    /// Sends a word.
-    pub(super) fn send(&self, word: u8) -> Result<()> {
-        self.packet(&[word], None)
-    }
-
     /// Waits for a word; anything else is the end.
     pub(super) fn wait(&self, word: u8) -> Result<()> {
         match self.receive()? {
@@ -88,9 +90,37 @@ impl Channel {
         self.packet(&bytes, None)
     }
 
+    fn packet(&self, bytes: &[u8], fd: Option<&OwnedFd>) -> Result<()> {
+        send(self.fd.as_fd(), bytes, fd)
+    }
+
+    fn receive(&self) -> Result<Packet> {
+        let received = loop {
+            match receive(self.fd.as_fd()) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        received.tried(|| LISTEN.to_owned())
+    }
+}
+
+impl Answers {
+    /// Not before the fork: a child that closes what the agent polls stops the
+    /// agent's polling, for the two share it. epoll_ctl(2).
+    pub(super) fn of(fd: OwnedFd) -> Result<Self> {
+        let file = AsyncFile::new(fd).tried(|| LISTEN.to_owned())?;
+        Ok(Self { file })
+    }
+
+    /// Sends a word.
+    pub(super) fn send(&self, word: u8) -> Result<()> {
+        send(self.file.as_fd(), &[word], None)
+    }
+
     /// Waits for the pid of the grandchild.
-    pub(super) fn expect_pid(&self) -> Result<i32> {
-        match self.receive()? {
+    pub(super) async fn expect_pid(&self) -> Result<i32> {
+        match self.receive().await? {
             (bytes, _) if bytes.len() == 5 && bytes[0] == PID => {
                 Ok(i32::from_ne_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]))
             }
@@ -99,62 +129,67 @@ impl Channel {
     }
 
     /// Waits until the child is set up.
-    pub(super) fn expect_ready(&self) -> Result<Option<OwnedFd>> {
-        match self.receive()? {
+    pub(super) async fn expect_ready(&self) -> Result<Option<OwnedFd>> {
+        match self.receive().await? {
             (bytes, fd) if bytes.first() == Some(&READY) => Ok(fd),
             (bytes, _) => Err(failure(&bytes)),
         }
     }
 
     /// Waits for execve: it closes the child's end.
-    pub(super) fn expect_exec(&self) -> Result<()> {
-        match self.receive()? {
+    pub(super) async fn expect_exec(&self) -> Result<()> {
+        match self.receive().await? {
             (bytes, _) if bytes.is_empty() => Ok(()),
             (bytes, _) => Err(failure(&bytes)),
         }
     }
 
-    fn packet(&self, bytes: &[u8], fd: Option<&OwnedFd>) -> Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(&fds));
+    /// A child that hangs is given up.
+    async fn receive(&self) -> Result<Packet> {
+        let received = self.file.when_readable(receive);
+        match tokio::time::timeout(ANSWER_TIMEOUT, received).await {
+            Ok(received) => received.tried(|| LISTEN.to_owned()),
+            Err(_) => Err(Error::other(format!(
+                "the new process did not answer within {} s",
+                ANSWER_TIMEOUT.as_secs()
+            ))),
         }
-        sendmsg(
-            &self.fd,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )
+    }
+}
+
+/// Bytes, and a descriptor that may have come with them.
+type Packet = (Vec<u8>, Option<OwnedFd>);
+
+fn send(to: BorrowedFd<'_>, bytes: &[u8], fd: Option<&OwnedFd>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let slices = &[IoSlice::new(bytes)];
+    sendmsg(to, slices, &mut control, SendFlags::NOSIGNAL)
         .tried(|| "talk between agent and container".to_owned())
         .map(|_| ())
-    }
+}
 
-    fn receive(&self) -> Result<(Vec<u8>, Option<OwnedFd>)> {
-        let mut bytes = vec![0; PACKET_LIMIT];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            let slices = &mut [IoSliceMut::new(&mut bytes)];
-            match recvmsg(&self.fd, slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                // A child killed with unread packets resets the connection.
-                Err(rustix::io::Errno::CONNRESET) => break 0,
-                other => {
-                    break other
-                        .tried(|| "listen between agent and container".to_owned())?
-                        .bytes;
-                }
-            }
-        };
-        bytes.truncate(received);
-        let fd = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        Ok((bytes, fd))
-    }
+fn receive(from: BorrowedFd<'_>) -> std::io::Result<Packet> {
+    let mut bytes = vec![0; PACKET_LIMIT];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let slices = &mut [IoSliceMut::new(&mut bytes)];
+    let received = match recvmsg(from, slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        Ok(received) => received.bytes,
+        // A child killed with unread packets resets the connection.
+        Err(rustix::io::Errno::CONNRESET) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    bytes.truncate(received);
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((bytes, fd))
 }
 
 fn failure(bytes: &[u8]) -> Error {

@@ -3,8 +3,6 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::io::Errno;
-
 use super::error::{Error, Result, Tried};
 
 /// Which side of a fork this is.
@@ -69,14 +67,6 @@ pub(super) fn signal(pid: i32, signal: i32) -> bool {
 /// SIGKILL.
 pub(super) fn kill(pid: i32) {
     signal(pid, libc::SIGKILL);
-}
-
-/// waitpid(2) for an intermediate child.
-pub(super) fn reap(pid: i32) {
-    // SAFETY: a null status pointer is allowed.
-    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } == -1
-        && Errno::from_io_error(&std::io::Error::last_os_error()) == Some(Errno::INTR)
-    {}
 }
 
 /// Does nothing any more. Children that are orphaned to it vanish when they

@@ -122,6 +122,19 @@ impl Pod<'_> {
         status.network.unwrap().ip
     }
 
+    /// Where its shim serves, as containerd notes it.
+    #[must_use]
+    pub fn shim_address(&self) -> String {
+        let bundles = "state/io.containerd.runtime.v2.task/k8s.io";
+        let address = self
+            .node
+            .path()
+            .join(bundles)
+            .join(&self.id)
+            .join("address");
+        std::fs::read_to_string(address).unwrap()
+    }
+
     /// Whether containerd takes it for ready.
     pub async fn is_ready(&self) -> bool {
         let request = PodSandboxStatusRequest {
@@ -280,6 +293,18 @@ impl Container<'_> {
         };
         self.node.runtime.clone().remove_container(request).await?;
         Ok(())
+    }
+
+    /// Waits for a line of its log, as whoever reads it does: by looking. How long
+    /// it took.
+    pub async fn says(&self, line: &str, within: Duration) -> Duration {
+        let start = Instant::now();
+        while !self.log().lines().any(|own| own == line) {
+            let log = self.log();
+            assert!(start.elapsed() < within, "no `{line}` in {log}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        start.elapsed()
     }
 
     /// What it wrote, each line as `stdout text`.
