@@ -194,6 +194,9 @@ async fn pods_say_how_they_are() {
     has("bulkhead_pod_monitor_resident_bytes{");
     has("bulkhead_container_memory_bytes{");
     assert!(get(&address, "/etc/passwd").starts_with("HTTP/1.1 404"));
+    // Whoever is asked how it is goes on.
+    assert_eq!(app.exec("echo well").await.out, "well");
+    assert!(pod.is_ready().await);
     pod.remove().await.unwrap();
     assert!(!get(&address, "/metrics").contains("pod=\"told\""));
     let pid = monitor.id().to_string();

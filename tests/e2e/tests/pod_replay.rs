@@ -12,6 +12,7 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest,
     StartRequest, StateRequest, UpdateTaskRequest, WaitRequest,
 };
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
     SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
@@ -19,8 +20,8 @@ use containerd_shim_protos::sandbox_api::{
 };
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
-use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
 use serde_json::{Value, json};
 use ttrpc::context::{Context, with_duration};
 
@@ -96,7 +97,10 @@ async fn crios_calls_run_a_pod() {
 
     // A container: its own `start` answers the pod's address.
     let script = "echo said; sleep 1000";
-    let member = spec(&root, script, &kind("container"));
+    let mut member = spec(&root, script, &kind("container"));
+    member["linux"]["resources"]["pids"] = json!({"limit": 30});
+    let groups = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"});
+    member["mounts"].as_array_mut().unwrap().push(groups);
     let bundle = crio_bundle(dir, &app, &member);
     assert_eq!(start(&bundle, "default", &app), address);
     let out = fifo(&bundle.join("stdout"));
@@ -119,14 +123,15 @@ async fn crios_calls_run_a_pod() {
     let state = task.state(limit(), &state).await.unwrap();
     assert_eq!(format!("{:?}", state.status), "RUNNING");
 
-    // Limits: what is known is taken, what is not is refused by name.
+    // Limits: what is known is taken, what is not is refused by name. The one on
+    // processes is from its creation.
     let update = |value: Value| UpdateTaskRequest {
         id: app.clone(),
         resources: encoded(&value),
         ..Default::default()
     };
-    let pids = json!({"pids": {"limit": 20}});
-    task.update(limit(), &update(pids)).await.unwrap();
+    let memory = json!({"memory": {"limit": 64 << 20}});
+    task.update(limit(), &update(memory)).await.unwrap();
     let rules = json!({"devices": [{"allow": true, "access": "rwm"}]});
     let refused = task.update(limit(), &update(rules)).await.unwrap_err();
     assert!(refused.to_string().contains("`devices`"), "{refused}");
@@ -134,7 +139,8 @@ async fn crios_calls_run_a_pod() {
     // An exec, as CRI-O's ExecSync has it.
     let out = fifo(&bundle.join("exec"));
     let executed = reader(out.clone());
-    let script = "cat /sys/fs/cgroup/bulkhead/*/pids.max 2>/dev/null; hostname; exit 4";
+    let script = "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); \
+                  cat pids.max memory.max; hostname; exit 4";
     let exec = ExecProcessRequest {
         id: app.clone(),
         exec_id: "e1".to_owned(),
@@ -161,7 +167,8 @@ async fn crios_calls_run_a_pod() {
         ..Default::default()
     };
     task.delete(limit(), &delete).await.unwrap();
-    assert!(executed.join().unwrap().contains("replayed"));
+    let limits = format!("30\n{}\nreplayed\n", 64 << 20);
+    assert_eq!(executed.join().unwrap(), limits);
 
     // The end, in CRI-O's order.
     let kill = |id: &str| KillRequest {
@@ -281,6 +288,8 @@ async fn the_sandbox_api_runs_a_pod() {
     };
     let seen = sandbox.sandbox_status(limit(), &status).await.unwrap();
     assert_eq!(seen.state, "SANDBOX_READY");
+    assert!(seen.created_at.seconds > 0 && seen.exited_at.is_none());
+    let began = seen.created_at.seconds;
     let info: Value = serde_json::from_str(&seen.info["bulkhead"]).unwrap();
     assert_eq!(info["kubernetes"]["uid"], "u1");
     assert_eq!(info["containers"][0]["name"], "app");
@@ -290,7 +299,14 @@ async fn the_sandbox_api_runs_a_pod() {
     };
     let seen = sandbox.sandbox_metrics(limit(), &metrics).await.unwrap();
     assert_eq!(seen.metrics.id, id);
-    assert!(!seen.metrics.data.value.is_empty());
+    assert!(seen.metrics.timestamp.seconds > 0);
+    assert_eq!(
+        seen.metrics.data.type_url,
+        "io.containerd.cgroups.v2.Metrics"
+    );
+    let used = Metrics::parse_from_bytes(&seen.metrics.data.value).unwrap();
+    assert!(used.pids.current >= 1 && used.memory.usage > 0, "{used}");
+    assert!(used.cpu.usage_usec > 0, "{used}");
 
     let stop = StopSandboxRequest {
         sandbox_id: id.clone(),
@@ -307,6 +323,8 @@ async fn the_sandbox_api_runs_a_pod() {
     assert_eq!(ended.exit_status, 128 + 15);
     let seen = sandbox.sandbox_status(limit(), &status).await.unwrap();
     assert_eq!(seen.state, "SANDBOX_NOTREADY");
+    assert!(seen.exited_at.seconds >= began);
+    assert_eq!(seen.exited_at, ended.exited_at);
     assert!(sandbox.ping_sandbox(limit(), &ping).await.is_err());
     let shutdown = ShutdownSandboxRequest {
         sandbox_id: id.clone(),

@@ -285,6 +285,13 @@ async fn the_hosts_namespaces_are_refused_in_one_sentence() {
     }
     use bulkhead_e2e::cri::NamespaceMode;
     let node = Node::start().await;
+    // The node's interfaces, and what traffic of theirs goes through.
+    let network = || {
+        node.shell("ip -o link; ip -o address; ip route; tc qdisc; tc filter")
+            .out
+    };
+    let before = network();
+    assert!(before.contains("lo"), "{before}");
     for (name, word) in [
         ("net", "hostNetwork"),
         ("pid", "hostPID"),
@@ -305,6 +312,10 @@ async fn the_hosts_namespaces_are_refused_in_one_sentence() {
             .await;
         let text = refused.unwrap_err().message().to_owned();
         assert!(text.contains(&format!("{word} is not possible")), "{text}");
+        // The others have a network of their own, for which CNI makes a bridge.
+        if name == "net" {
+            assert_eq!(network(), before);
+        }
     }
     assert!(node.shims().is_empty() && node.monitors().is_empty());
 }

@@ -155,6 +155,14 @@ async fn containers_may_share_their_processes() {
     let left = side.exec("ps -o args").await.out;
     assert!(!left.contains("sleep 4321"), "{left}");
     assert!(left.contains("sleep 1234"), "{left}");
+    // The pod's first container is gone; the next finds the same processes.
+    app.remove().await.unwrap();
+    let next = pod.start_with("next", "sleep 5678", shared).await.unwrap();
+    let seen = next.exec("ps -o args").await.out;
+    assert!(seen.contains("sleep 1234"), "{seen}");
+    assert_eq!(next.exec("tr '\\0' ' ' < /proc/1/cmdline").await.out, first);
+    let seen = side.exec("ps -o args").await.out;
+    assert!(seen.contains("sleep 5678"), "{seen}");
     pod.remove().await.unwrap();
     assert!(node.shims().is_empty());
 }
