@@ -1,14 +1,16 @@
 //! Interfaces, addresses and routes, as the host says. rtnetlink(7).
 
+mod routing;
+
 use std::net::IpAddr;
 
-use bulkhead_protocol::agent::{ConfigureSandboxRequest, Interface, InterfaceStats, Route};
+use bulkhead_protocol::agent::{ConfigureSandboxRequest, Interface, InterfaceStats};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec};
 
-/// Interfaces, addresses or routes in one request at most.
+/// Interfaces or addresses in one request at most.
 const ITEM_LIMIT: usize = 256;
 
 /// Why the network could not be set up.
@@ -26,8 +28,12 @@ pub(crate) enum Error {
     NoInterface(String),
     #[error("`{0}` is not an address with a prefix length")]
     Address(String),
-    #[error("more than {ITEM_LIMIT} interfaces, addresses or routes")]
+    #[error("more than {ITEM_LIMIT} interfaces or addresses")]
     TooMany,
+    #[error("a {0} of the request is not one, or of an interface the request does not have")]
+    Entry(&'static str),
+    #[error("more than {limit} routes, rules or neighbours", limit = routing::LIMIT)]
+    TooManyEntries,
 }
 
 fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
@@ -41,13 +47,7 @@ fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
 /// Configures everything in the request, loopback included.
 pub(crate) async fn configure(request: &ConfigureSandboxRequest) -> Result<(), Error> {
     let addresses: usize = request.interfaces.iter().map(|i| i.addresses.len()).sum();
-    if request
-        .interfaces
-        .len()
-        .max(request.routes.len())
-        .max(addresses)
-        > ITEM_LIMIT
-    {
+    if request.interfaces.len().max(addresses) > ITEM_LIMIT {
         return Err(Error::TooMany);
     }
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
@@ -68,20 +68,9 @@ async fn apply(handle: &Handle, request: &ConfigureSandboxRequest) -> Result<(),
     up(handle, 1, None, None).await?;
     let mut indexes = Vec::new();
     for interface in &request.interfaces {
-        indexes.push((
-            interface.name.as_str(),
-            set_up(handle, &links, interface).await?,
-        ));
+        indexes.push(set_up(handle, &links, interface).await?);
     }
-    for route in &request.routes {
-        let index = indexes
-            .iter()
-            .find(|(name, _)| *name == route.interface)
-            .map(|(_, i)| *i);
-        let index = index.ok_or_else(|| Error::NoInterface(route.interface.clone()))?;
-        add_route(handle, route, index).await?;
-    }
-    Ok(())
+    routing::add(handle, &indexes, request).await
 }
 
 async fn set_up(handle: &Handle, links: &[LinkMessage], wanted: &Interface) -> Result<u32, Error> {
@@ -134,51 +123,6 @@ async fn up(
         .execute()
         .await
         .map_err(refused("bring an interface up"))
-}
-
-async fn add_route(handle: &Handle, route: &Route, index: u32) -> Result<(), Error> {
-    let gateway = parse_gateway(&route.gateway)?;
-    let destination = match route.destination.as_str() {
-        "" => None,
-        text => Some(parse_prefix(text)?),
-    };
-    let v6 = gateway
-        .or(destination.map(|(a, _)| a))
-        .is_some_and(|address| address.is_ipv6());
-    let message = if v6 {
-        let mut builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new().output_interface(index);
-        if let Some((IpAddr::V6(address), prefix)) = destination {
-            builder = builder.destination_prefix(address, prefix);
-        }
-        if let Some(IpAddr::V6(address)) = gateway {
-            builder = builder.gateway(address);
-        }
-        builder.build()
-    } else {
-        let mut builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new().output_interface(index);
-        if let Some((IpAddr::V4(address), prefix)) = destination {
-            builder = builder.destination_prefix(address, prefix);
-        }
-        if let Some(IpAddr::V4(address)) = gateway {
-            builder = builder.gateway(address);
-        }
-        builder.build()
-    };
-    handle
-        .route()
-        .add(message)
-        .execute()
-        .await
-        .map_err(refused(format!("add the route to `{}`", route.destination)))
-}
-
-fn parse_gateway(text: &str) -> Result<Option<IpAddr>, Error> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse()
-        .map(Some)
-        .map_err(|_| Error::Address(text.to_owned()))
 }
 
 fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Error> {

@@ -57,7 +57,7 @@ pub(crate) fn prepare(spec: &Spec, config: &Config, place: &Place, size: Size) -
     // The monitor is asked for its version while the rest is made.
     std::thread::scope(|scope| {
         let monitor = scope.spawn(|| monitor::open(&config.accelerator).map_err(failed));
-        let parts = Parts::new(spec, config, place);
+        let parts = Parts::new(spec, config, place, size);
         let monitor = monitor
             .join()
             .unwrap_or_else(|_| Err(Failure::internal("the search for a monitor panicked")));
@@ -74,7 +74,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(spec: &Spec, config: &Config, place: &Place) -> Outcome<Self> {
+    fn new(spec: &Spec, config: &Config, place: &Place, size: Size) -> Outcome<Self> {
         let guest = guest::open(&config.kernel, config.guests.clone()).map_err(failed)?;
         let dir = place.dir();
         // The file server closes itself in while the rest is made.
@@ -83,7 +83,7 @@ impl Parts {
         let writable = writable::make(&disk, config.storage_mib << 20).map_err(failed)?;
         // The monitor holds it open; nobody else is to find it.
         std::fs::remove_file(&disk).map_err(failed)?;
-        let network = join(spec, place)?;
+        let network = join(spec, place, size.vcpus)?;
         share::ready(&mut server.helper).map_err(failed)?;
         let share = Share::of(server.helper.pid()).map_err(failed)?;
         Ok(Self {
@@ -125,10 +125,11 @@ impl Parts {
         };
         let guest = GuestConfig {
             hostname: spec.hostname().clone().unwrap_or_default(),
-            interfaces: std::mem::take(&mut network.interfaces),
-            routes: std::mem::take(&mut network.routes),
             shm_bytes: bulkhead_bundle::shared_memory(spec),
-            ..Default::default()
+            ..network::told(
+                std::mem::take(&mut network.interfaces),
+                std::mem::take(&mut network.routing),
+            )
         };
         Machine {
             monitor,
@@ -155,12 +156,12 @@ fn serve(dir: &Path) -> Outcome<Server> {
 
 /// Joins the pod's network namespace. What has to be undone is written down
 /// first: this process may be killed at any moment.
-fn join(spec: &Spec, place: &Place) -> Outcome<Joined> {
+fn join(spec: &Spec, place: &Place, vcpus: u32) -> Outcome<Joined> {
     let Some(path) = bulkhead_bundle::network(spec) else {
         return Ok(Joined::default());
     };
     place.note_network(&path).map_err(failed)?;
-    match network::join(&path, place.key()) {
+    match network::join(&path, place.key(), vcpus) {
         Ok(joined) => Ok(joined),
         // A namespace without interfaces is a pod without a network.
         Err(error) if network::is_empty(&error) => Ok(Joined::default()),

@@ -93,8 +93,8 @@ pub enum NetBackend {
     /// A stream socket carrying frames, each behind its length in 32 bits
     /// big-endian (QEMU's `stream` netdev, passt's protocol).
     Stream(OwnedFd),
-    /// A tap device, opened with `IFF_VNET_HDR`.
-    Tap(OwnedFd),
+    /// The queues of a tap device, opened with `IFF_VNET_HDR`; at least one.
+    Tap(Vec<OwnedFd>),
 }
 
 /// A virtio-fs device.

@@ -14,6 +14,7 @@
 mod loopback;
 mod namespace;
 mod redirect;
+mod routing;
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -22,6 +23,9 @@ use std::path::{Path, PathBuf};
 /// Interfaces of a namespace that are joined at most; each is a device of the
 /// machine.
 const INTERFACE_LIMIT: usize = 4;
+
+/// Queues of an interface at most.
+const QUEUE_LIMIT: u32 = 8;
 
 /// Why a namespace could not be joined.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,14 @@ pub enum Error {
     /// The namespace holds too many interfaces.
     #[error("the network namespace has {0} interfaces, and a sandbox can join {INTERFACE_LIMIT}")]
     TooMany(usize),
+    /// The namespace holds too many routes, rules or neighbours.
+    #[error("the network namespace has more than {limit} {what}, the most a sandbox can have")]
+    TooManyEntries {
+        /// Of what.
+        what: &'static str,
+        /// The most.
+        limit: usize,
+    },
     /// Another sandbox, or somebody's traffic shaping, uses an interface.
     #[error(
         "`{interface}` has an ingress discipline already: another sandbox is joined to it, or \
@@ -90,19 +102,21 @@ pub struct Interface {
     pub mtu: u32,
     /// Addresses and the length of their prefixes.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// The frames, each behind a `virtio_net_hdr`.
-    pub tap: OwnedFd,
+    /// The frames, each behind a `virtio_net_hdr`; a descriptor for each queue.
+    pub tap: Vec<OwnedFd>,
 }
 
-/// A route the guest gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Address and length of the prefix; `None` is the default route.
-    pub destination: Option<(IpAddr, u8)>,
-    /// The next hop; `None` for neighbours.
-    pub gateway: Option<IpAddr>,
-    /// Name of the interface.
-    pub interface: String,
+/// What the guest's kernel is told beside its interfaces. Each entry is the body
+/// of a netlink message in which the number of an interface is that of its
+/// place among the joined ones, from 1. rtnetlink(7).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// Routes of every table, `RTM_NEWROUTE`; the ones to neighbours first.
+    pub routes: Vec<Vec<u8>>,
+    /// Rules that choose a table, `RTM_NEWRULE`.
+    pub rules: Vec<Vec<u8>>,
+    /// Neighbours with a settled hardware address, `RTM_NEWNEIGH`.
+    pub neighbours: Vec<Vec<u8>>,
 }
 
 /// A joined namespace. The redirection ends when this is dropped.
@@ -110,8 +124,8 @@ pub struct Route {
 pub struct Joined {
     /// Its interfaces; the descriptors are for the monitor.
     pub interfaces: Vec<Interface>,
-    /// Its routes, the ones to neighbours first.
-    pub routes: Vec<Route>,
+    /// Its routes, rules and neighbours.
+    pub routing: Routing,
     /// Ends the redirection.
     pub guard: Guard,
 }
@@ -131,15 +145,16 @@ impl Drop for Guard {
 }
 
 /// Joins the namespace at `path` (a file as `ip netns` makes them) for a
-/// sandbox, whose id is `owner`.
+/// sandbox, whose id is `owner` and whose devices can have `queues` queues.
 ///
 /// # Errors
 ///
 /// [`Error`]; the namespace is then as it was.
-pub fn join(path: &Path, owner: &str) -> Result<Joined, Error> {
+pub fn join(path: &Path, owner: &str, queues: u32) -> Result<Joined, Error> {
     let shown = path.to_owned();
     let tap = redirect::tap_prefix(owner);
-    let (interfaces, routes) = namespace::inside(path, move |handle| async move {
+    let queues = queues.clamp(1, QUEUE_LIMIT);
+    let (interfaces, routing) = namespace::inside(path, move |handle| async move {
         let links = redirect::links(&handle).await?;
         match links.len() {
             0 => return Err(Error::Empty { path: shown }),
@@ -150,10 +165,11 @@ pub fn join(path: &Path, owner: &str) -> Result<Joined, Error> {
         for link in &links {
             redirect::refuse_in_use(&handle, link).await?;
         }
-        let routes = redirect::routes(&handle, &links).await?;
+        let indexes: Vec<u32> = links.iter().map(|link| link.index).collect();
+        let routing = routing::read(&handle, routing::Places(&indexes)).await?;
         let mut interfaces = Vec::new();
         for (number, link) in links.into_iter().enumerate() {
-            match redirect::redirect(&handle, link, &format!("{tap}{number}")).await {
+            match redirect::redirect(&handle, link, &format!("{tap}{number}"), queues).await {
                 Ok(interface) => interfaces.push(interface),
                 Err(error) => {
                     redirect::release(&handle).await?;
@@ -161,11 +177,11 @@ pub fn join(path: &Path, owner: &str) -> Result<Joined, Error> {
                 }
             }
         }
-        Ok((interfaces, routes))
+        Ok((interfaces, routing))
     })?;
     Ok(Joined {
         interfaces,
-        routes,
+        routing,
         guard: Guard {
             path: path.to_owned(),
             owner: owner.to_owned(),

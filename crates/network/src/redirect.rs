@@ -4,16 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
-};
 use rtnetlink::packet_route::tc::TcAttribute;
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 
-use crate::{Error, Interface, Route};
+use crate::{Error, Interface};
 
 /// Marks our filters: nobody's default, so that what others set up is told
 /// apart.
@@ -41,14 +37,14 @@ const ALL_PROTOCOLS: u16 = 0x0003u16.to_be();
 /// An interface before it is redirected.
 #[derive(Debug)]
 pub(crate) struct Link {
-    index: u32,
+    pub(crate) index: u32,
     name: String,
     mac: [u8; 6],
     mtu: u32,
     addresses: Vec<(IpAddr, u8)>,
 }
 
-fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
+pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
     let what = what.into();
     move |source| Error::Refused {
         what,
@@ -116,62 +112,6 @@ fn link(message: &LinkMessage) -> Option<Link> {
     })
 }
 
-/// Routes of the main table that lead out of these interfaces and that the
-/// guest's kernel does not make by itself.
-pub(crate) async fn routes(handle: &Handle, links: &[Link]) -> Result<Vec<Route>, Error> {
-    let mut routes = Vec::new();
-    let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-    let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
-    for family in [v4, v6] {
-        let mut messages = handle.route().get(family).execute();
-        while let Some(message) = messages.try_next().await.map_err(refused("list routes"))? {
-            routes.extend(route(&message, links));
-        }
-    }
-    // A gateway may only be reachable by a route to it alone.
-    routes.sort_by_key(|route| route.gateway.is_some());
-    Ok(routes)
-}
-
-fn route(message: &RouteMessage, links: &[Link]) -> Option<Route> {
-    let header = &message.header;
-    let ours = header.table == RouteHeader::RT_TABLE_MAIN
-        && header.kind == RouteType::Unicast
-        && header.protocol != RouteProtocol::Kernel;
-    if !ours {
-        return None;
-    }
-    let (mut destination, mut gateway, mut interface) = (None, None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(to) => destination = address(to),
-            RouteAttribute::Gateway(by) => gateway = address(by),
-            RouteAttribute::Oif(index) => {
-                interface = links.iter().find(|link| link.index == *index);
-            }
-            _ => {}
-        }
-    }
-    let v6 = header.address_family == AddressFamily::Inet6;
-    // A default route without a gateway has no address that tells its family.
-    if destination.is_none() && gateway.is_none() && v6 {
-        return None;
-    }
-    Some(Route {
-        destination: destination.map(|to| (to, header.destination_prefix_length)),
-        gateway,
-        interface: interface?.name.clone(),
-    })
-}
-
-fn address(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some((*address).into()),
-        RouteAddress::Inet6(address) => Some((*address).into()),
-        _ => None,
-    }
-}
-
 /// Refuses an interface somebody turned away already.
 pub(crate) async fn refuse_in_use(handle: &Handle, link: &Link) -> Result<(), Error> {
     let index = link.index.cast_signed();
@@ -201,8 +141,9 @@ pub(crate) async fn redirect(
     handle: &Handle,
     link: Link,
     tap_name: &str,
+    queues: u32,
 ) -> Result<Interface, Error> {
-    let tap = bulkhead_sys::tap::create(tap_name).map_err(Error::Tap)?;
+    let tap = bulkhead_sys::tap::create(tap_name, queues).map_err(Error::Tap)?;
     let index = index_of(handle, tap_name).await?;
     let change = LinkUnspec::new_with_index(index).mtu(link.mtu).up().build();
     let set = handle.link().set(change).execute().await;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bulkhead_hypervisor::{NetBackend, NetDevice};
 use bulkhead_network::Guard;
-pub use bulkhead_network::Loopback;
-use bulkhead_sandbox::{Interface, Route};
+pub use bulkhead_network::{Loopback, Routing};
+use bulkhead_sandbox::{GuestConfig, Interface};
 
 use crate::Error;
 
@@ -18,19 +18,20 @@ pub struct Joined {
     /// For the agent.
     pub interfaces: Vec<Interface>,
     /// For the agent.
-    pub routes: Vec<Route>,
+    pub routing: Routing,
     /// Gives the namespace back when dropped.
     pub guard: Option<Guard>,
 }
 
 /// Joins the namespace at `path`, as its network plugin set it up, for the
-/// sandbox `owner`.
+/// sandbox `owner` with so many processors: each has its own queue.
 ///
 /// # Errors
 /// [`Error::Network`]; the namespace is as it was then.
-pub fn join(path: &Path, owner: &str) -> Result<Joined, Error> {
-    let joined = bulkhead_network::join(path, owner)?;
+pub fn join(path: &Path, owner: &str, vcpus: u32) -> Result<Joined, Error> {
+    let joined = bulkhead_network::join(path, owner, vcpus)?;
     let mut all = Joined {
+        routing: joined.routing,
         guard: Some(joined.guard),
         ..Joined::default()
     };
@@ -51,17 +52,18 @@ pub fn join(path: &Path, owner: &str) -> Result<Joined, Error> {
             backend: NetBackend::Tap(interface.tap),
         });
     }
-    let routes = joined.routes.into_iter().map(|route| Route {
-        destination: route
-            .destination
-            .map(|(address, prefix)| format!("{address}/{prefix}"))
-            .unwrap_or_default(),
-        gateway: route.gateway.map(|by| by.to_string()).unwrap_or_default(),
-        interface: route.interface,
-        ..Default::default()
-    });
-    all.routes = routes.collect();
     Ok(all)
+}
+
+/// What the agent is told of a network.
+pub fn told(interfaces: Vec<Interface>, routing: Routing) -> GuestConfig {
+    GuestConfig {
+        interfaces,
+        routes: routing.routes,
+        rules: routing.rules,
+        neighbours: routing.neighbours,
+        ..Default::default()
+    }
 }
 
 /// Does the namespace merely have no interface?

@@ -53,7 +53,7 @@ pub(crate) struct MachineDisk {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NetFd {
     Stream(i32),
-    Tap(i32),
+    Tap(Vec<i32>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -286,20 +286,33 @@ impl MachineDisk {
 impl MachineNet {
     fn arguments(&self, index: usize, args: &mut Arguments) {
         let id = format!("net{index}");
-        let netdev = match self.fd {
-            NetFd::Stream(fd) => format!("stream,id={id},server=off,addr.type=fd,addr.str={fd}"),
-            NetFd::Tap(fd) => format!("tap,id={id},fd={fd},vhost=off"),
+        let (netdev, queues) = match &self.fd {
+            NetFd::Stream(fd) => (
+                format!("stream,id={id},server=off,addr.type=fd,addr.str={fd}"),
+                "",
+            ),
+            NetFd::Tap(fds) => tap(&id, fds),
         };
         let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
         args.pair("-netdev", netdev);
         args.pair(
             "-device",
             format!(
-                "virtio-net-device,netdev={id},mac={mac},host_mtu={}",
+                "virtio-net-device,netdev={id},mac={mac},host_mtu={}{queues}",
                 self.mtu
             ),
         );
     }
+}
+
+/// The queues of a tap device, and what its network device has to say of them.
+fn tap(id: &str, fds: &[i32]) -> (String, &'static str) {
+    if let [fd] = fds {
+        return (format!("tap,id={id},fd={fd},vhost=off"), "");
+    }
+    let list: Vec<String> = fds.iter().map(ToString::to_string).collect();
+    let list = list.join(":");
+    (format!("tap,id={id},fds={list},vhost=off"), ",mq=on")
 }
 
 #[derive(Default)]

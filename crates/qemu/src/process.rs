@@ -201,7 +201,9 @@ fn inherit(config: VmConfig, jail: &mut Jail) -> std::io::Result<Machine> {
         mtu: net.mtu,
         fd: match net.backend {
             NetBackend::Stream(fd) => NetFd::Stream(jail.inherit(fd)),
-            NetBackend::Tap(fd) => NetFd::Tap(jail.inherit(fd)),
+            NetBackend::Tap(fds) => {
+                NetFd::Tap(fds.into_iter().map(|fd| jail.inherit(fd)).collect())
+            }
         },
     });
     let nets = nets.collect();

@@ -28,5 +28,5 @@ pub use start::{GuestConfig, Hello, Sandbox, SandboxConfig, Timing};
 
 pub use bulkhead_protocol::agent::{
     Archive, BlockRef, ConfigureSandboxRequest as Network, Device, Directory, Disk as RootDisk,
-    Interface, InterfaceStats, MemoryVolume, Rootfs, Route, StatsResponse as Stats, Volume,
+    Interface, InterfaceStats, MemoryVolume, Rootfs, StatsResponse as Stats, Volume,
 };

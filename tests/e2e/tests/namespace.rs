@@ -160,3 +160,58 @@ fn what_is_no_namespace_is_named() {
     );
     refused("ns:/etc/passwd", "`/etc/passwd` cannot be entered");
 }
+
+/// What only some plugins set up: Amazon's settles its gateway's hardware
+/// address, Cilium has tables and rules, several give routes a source.
+#[test]
+fn rules_tables_neighbours_and_all_of_a_route_are_the_guests() {
+    let host = Host::new();
+    let cable = Cable::new();
+    let near = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        tool("ip", &[&["-n", cable.near.as_str()], &words[..]].concat());
+    };
+    for line in [
+        "addr add 10.9.8.3/24 dev eth0",
+        "neigh add 10.9.8.9 lladdr 02:00:00:00:00:99 dev eth0 nud permanent",
+        "neigh add fd00::9 lladdr 02:00:00:00:00:99 dev eth0 nud permanent",
+        "route add 10.78.0.0/16 via 10.9.8.1 src 10.9.8.3 metric 42 mtu 1300",
+        "route add 10.79.0.0/16 via 172.31.0.1 dev eth0 onlink",
+        "route add blackhole 10.80.0.0/16",
+        "route add 10.81.0.0/16 nexthop via 10.9.8.1 weight 1 nexthop via 10.9.8.4 weight 3",
+        "-6 route add fd01::/64 via fd00::1 metric 42",
+        "-6 route add unreachable fd02::/64",
+        "route add default via 10.9.8.4 dev eth0 table 1000",
+        "rule add from 10.9.8.3 lookup 1000 priority 77",
+        "rule add not fwmark 0x7 iif eth0 lookup 1000 priority 78",
+        "-6 rule add from fd00::3 lookup 100 priority 79",
+    ] {
+        near(line);
+    }
+    let script = "ip neigh; ip route; ip route show table 1000; ip rule; \
+                  ip -6 route; ip -6 rule; ls /sys/class/net/eth0/queues";
+    let options = ["run", "--rm", "--cpus", "2", "--network"];
+    let option = cable.option();
+    let answer =
+        host.bulkhead(&[&options[..], &[&option, &host.image(), "sh", "-c", script]].concat());
+    assert_eq!(answer.code, 0, "{answer:?}");
+    for line in [
+        "10.9.8.9 dev eth0 lladdr 02:00:00:00:00:99",
+        "fd00::9 dev eth0 lladdr 02:00:00:00:00:99",
+        "10.78.0.0/16 via 10.9.8.1 dev eth0  src 10.9.8.3  metric 42  mtu 1300",
+        "10.79.0.0/16 via 172.31.0.1 dev eth0 onlink",
+        "blackhole 10.80.0.0/16",
+        "nexthop via 10.9.8.4",
+        "fd01::/64 via fd00::1 dev eth0  metric 42",
+        "unreachable fd02::/64",
+        "default via 10.9.8.4 dev eth0",
+        "77:\tfrom 10.9.8.3 lookup 1000",
+        "78:\tnot from all fwmark 0x7 iif eth0 lookup 1000",
+        "79:\tfrom fd00::3 lookup 100",
+        // Each of the two processors has its own queue.
+        "tx-1",
+    ] {
+        assert!(answer.out.contains(line), "{line}: {}", answer.out);
+    }
+    host.settles();
+}

@@ -1,15 +1,16 @@
 //! The sandbox's network: the helper on the host and what the guest is told.
 
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bulkhead_hypervisor::{NetBackend, NetDevice};
-use bulkhead_provision::{Helper, network};
-use bulkhead_sandbox::{GuestConfig, Interface, Route};
+use bulkhead_provision::Helper;
+use bulkhead_provision::network::{self, Routing};
+use bulkhead_sandbox::{GuestConfig, Interface};
 use bulkhead_sys::jail::Jail;
 
 use super::ports;
@@ -22,11 +23,11 @@ use bulkhead_control::Failure;
 /// The guest's address, its gateway, and where it asks for names. Inside the
 /// sandbox only, so every sandbox can have the same.
 pub(super) const ADDRESS: &str = "10.0.2.15";
-const GATEWAY: &str = "10.0.2.2";
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub(super) const NAME_SERVER: &str = "10.0.2.3";
 /// The same of IPv6: a prefix nobody routes, and a neighbour on the link.
 pub(super) const ADDRESS_6: &str = "fd62:756c:6b68::15";
-const GATEWAY_6: &str = "fe80::626b:6864";
+const GATEWAY_6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x626b, 0x6864);
 pub(super) const NAME_SERVER_6: &str = "fd62:756c:6b68::3";
 const MTU: u16 = 1500;
 
@@ -63,7 +64,7 @@ pub(super) fn plan(record: &Record) -> Result<Plan, Failure> {
 
 /// The interfaces of an existing namespace, as its network plugin set them up.
 fn namespace(record: &Record, path: &Path) -> Result<Plan, String> {
-    let joined = network::join(path, &record.id).map_err(|error| {
+    let joined = network::join(path, &record.id, record.vcpus).map_err(|error| {
         let hint = match rustix::process::geteuid().is_root() {
             true => "",
             false => "; joining a network namespace has to be done as root, passt needs no root",
@@ -73,10 +74,8 @@ fn namespace(record: &Record, path: &Path) -> Result<Plan, String> {
     Ok(Plan {
         devices: joined.devices,
         guest: GuestConfig {
-            interfaces: joined.interfaces,
-            routes: joined.routes,
             dns_servers: record.dns.clone(),
-            ..Default::default()
+            ..network::told(joined.interfaces, joined.routing)
         },
         helper: None,
         guard: joined.guard,
@@ -113,14 +112,13 @@ fn passt(record: &Record) -> Result<Plan, String> {
         addresses: uplink.addresses(),
         ..Default::default()
     };
-    let route = |gateway: &str| Route {
-        gateway: gateway.to_owned(),
-        interface: "eth0".to_owned(),
-        ..Default::default()
-    };
     // Without a way out for IPv6 there is none to the guest either: a program
     // would wait for an answer instead of trying IPv4 at once.
-    let gateways = [Some(GATEWAY), uplink.routes_v6.then_some(GATEWAY_6)];
+    let mut routing = Routing::default();
+    routing.add_default(GATEWAY.into());
+    if uplink.routes_v6 {
+        routing.add_default(GATEWAY_6.into());
+    }
     let servers = if record.dns.is_empty() {
         uplink.name_servers()
     } else {
@@ -133,10 +131,8 @@ fn passt(record: &Record) -> Result<Plan, String> {
             backend: NetBackend::Stream(ours.into()),
         }],
         guest: GuestConfig {
-            interfaces: vec![interface],
-            routes: gateways.into_iter().flatten().map(route).collect(),
             dns_servers: servers,
-            ..Default::default()
+            ..network::told(vec![interface], routing)
         },
         helper: Some(Helper::new("the network's `passt`".to_owned(), child)),
         guard: None,
@@ -158,14 +154,14 @@ fn spawn(socket: OwnedFd, ports: &[ports::Port], uplink: &Uplink) -> Result<Chil
             "--netmask",
             "24",
             "--gateway",
-            GATEWAY,
+            &GATEWAY.to_string(),
         ])
         .args(["--dns-forward", NAME_SERVER])
         .args(["--interface", &uplink.name]);
     if uplink.v6 {
         command
             .args(["--no-dhcpv6", "--no-ra"])
-            .args(["--address", ADDRESS_6, "--gateway", GATEWAY_6])
+            .args(["--address", ADDRESS_6, "--gateway", &GATEWAY_6.to_string()])
             .args(["--dns-forward", NAME_SERVER_6]);
     } else {
         command.arg("--ipv4-only");

@@ -131,3 +131,14 @@ fn a_full_host_is_an_error_of_the_disk_and_does_not_stop_the_machine() {
     let line = line(&tcg());
     assert_eq!(line.matches("werror=report,rerror=report").count(), 2);
 }
+
+#[test]
+fn a_tap_device_of_several_queues_says_so() {
+    let mut machine = machine();
+    machine.nets[0].fd = NetFd::Tap(vec![17]);
+    let one = machine.arguments(&tcg()).join(" ");
+    assert!(one.contains("tap,id=net0,fd=17,vhost=off") && !one.contains("mq=on"));
+    machine.nets[0].fd = NetFd::Tap(vec![17, 18]);
+    let two = machine.arguments(&tcg()).join(" ");
+    assert!(two.contains("tap,id=net0,fds=17:18,vhost=off") && two.contains(",mq=on"));
+}
