@@ -46,6 +46,8 @@ pub(super) struct Shared {
     /// Answers to the creator's Start.
     pub(super) started: watch::Sender<Option<Result<(), Failure>>>,
     pub(super) ended: watch::Sender<Option<Ended>>,
+    /// Calls that were not answered yet.
+    pub(super) owed: watch::Sender<usize>,
     pub(super) state: tokio::sync::Mutex<StateFile>,
 }
 
@@ -106,6 +108,7 @@ pub(super) async fn run(
         abandoned: Notify::new(),
         started: watch::Sender::new(None),
         ended: watch::Sender::new(None),
+        owed: watch::Sender::new(0),
         state: tokio::sync::Mutex::new(StateFile {
             dir: dir.clone(),
             state,
@@ -119,8 +122,13 @@ pub(super) async fn run(
 
     let ended = live(&shared, dir).await;
     finish(&shared, root, dir, ended).await;
-    // The creator's last answer has to leave before this process does.
-    let _ = tokio::time::timeout(DRAIN_GRACE, creator_left).await;
+    // The last answers have to leave before this process does.
+    let mut owed = shared.owed.subscribe();
+    let answered = async {
+        let _ = creator_left.await;
+        let _ = owed.wait_for(|calls| *calls == 0).await;
+    };
+    let _ = tokio::time::timeout(DRAIN_GRACE, answered).await;
     Ok(())
 }
 

@@ -70,12 +70,30 @@ async fn connection(socket: AsyncSocket, shared: Arc<Shared>) {
     let mut tasks = tokio::task::JoinSet::new();
     while let Ok(Some((call, fds))) = connection.socket.receive::<Call>().await {
         let connection = Arc::clone(&connection);
+        let owed = Owed::new(Arc::clone(&connection.shared));
         tasks.spawn(async move {
             let number = call.number;
             let answer = connection.answer(call, fds).await;
             let answer = answer.unwrap_or_else(Answer::Failed);
             let _ = connection.socket.send(&Reply { number, answer }).await;
+            drop(owed);
         });
+    }
+}
+
+/// An answer somebody waits for; none is owed to who left.
+struct Owed(Arc<Shared>);
+
+impl Owed {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.owed.send_modify(|calls| *calls += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.owed.send_modify(|calls| *calls -= 1);
     }
 }
 
