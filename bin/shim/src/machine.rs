@@ -24,6 +24,10 @@ pub(crate) const SHARE: &str = "pod";
 /// Serial of the disk its containers write on.
 const WRITABLE: &str = "writable";
 
+/// Where that disk is: on the host's disk, while `/run`, where a pod has its
+/// place, is memory, and small. hier(7).
+const DISKS: &str = "/var/tmp";
+
 /// Block volumes and block root filesystems a pod can have at a time. Each costs
 /// every start a moment, used or not (docs/design/0011-hotplug.md).
 pub(crate) const SPARE_DISKS: SpareDisks = SpareDisks {
@@ -76,13 +80,10 @@ struct Parts {
 impl Parts {
     fn new(spec: &Spec, config: &Config, place: &Place, size: Size) -> Outcome<Self> {
         let guest = guest::open(&config.kernel, config.guests.clone()).map_err(failed)?;
-        let dir = place.dir();
         // The file server closes itself in while the rest is made.
-        let mut server = serve(&dir)?;
-        let disk = dir.join("writable.img");
-        let writable = writable::make(&disk, config.storage_mib << 20).map_err(failed)?;
-        // The monitor holds it open; nobody else is to find it.
-        std::fs::remove_file(&disk).map_err(failed)?;
+        let mut server = serve(&place.dir())?;
+        let disk = writable::make_unnamed(Path::new(DISKS), config.storage_mib << 20);
+        let writable = disk.map_err(failed)?;
         let network = join(spec, place, size.vcpus)?;
         share::ready(&mut server.helper).map_err(failed)?;
         let share = Share::of(server.helper.pid()).map_err(failed)?;

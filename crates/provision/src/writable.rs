@@ -13,6 +13,12 @@ use rustix::fs::{Mode, OFlags};
 use crate::Error;
 use crate::kept::Kept;
 
+/// A new file at a path, and nothing else that may be there.
+const NAMED: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW);
+
+/// A file in a directory without a name, which never gets one.
+const UNNAMED: OFlags = OFlags::TMPFILE.union(OFlags::EXCL);
+
 /// Makes a sparse file of `bytes` with an empty ext4 at `path`, which must not
 /// exist. No journal: what is in it ends with the sandbox. An empty one of the
 /// same size is copied where this user has made one since the host booted;
@@ -22,17 +28,30 @@ use crate::kept::Kept;
 /// [`Error::Writable`], [`Error::Formatter`], [`Error::Format`]; the file may
 /// be there then.
 pub fn make(path: &Path, bytes: u64) -> Result<OwnedFd, Error> {
-    make_with(Kept::open("disks").as_ref(), path, bytes)
+    empty(Kept::open("disks").as_ref(), path, NAMED, bytes)
 }
 
-fn make_with(kept: Option<&Kept>, path: &Path, bytes: u64) -> Result<OwnedFd, Error> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+/// The same without a name, in the file system of the directory `dir`: whoever
+/// dies with it leaves nothing. `O_TMPFILE`, open(2).
+///
+/// # Errors
+/// As [`make`]; [`Error::Writable`] with `EOPNOTSUPP` where the file system has
+/// no files without a name.
+pub fn make_unnamed(dir: &Path, bytes: u64) -> Result<OwnedFd, Error> {
+    empty(Kept::open("disks").as_ref(), dir, UNNAMED, bytes)
+}
+
+fn empty(kept: Option<&Kept>, path: &Path, how: OFlags, bytes: u64) -> Result<OwnedFd, Error> {
+    let flags = how | OFlags::RDWR | OFlags::CLOEXEC;
     let open = || -> io::Result<OwnedFd> {
         let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?;
         rustix::fs::ftruncate(&fd, bytes)?;
         Ok(fd)
     };
-    let fd = open().map_err(Error::Writable)?;
+    let fd = open().map_err(|error| {
+        let shown = format!("`{}`: {error}", path.display());
+        Error::Writable(io::Error::new(error.kind(), shown))
+    })?;
     // The name changes with what `format` makes.
     let name = format!("ext4-1-{bytes}");
     if let Some(empty) = kept.and_then(|kept| kept.get(&name))

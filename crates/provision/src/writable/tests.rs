@@ -22,7 +22,7 @@ impl Bench {
     }
 
     fn make(&self, name: &str, bytes: u64) -> PathBuf {
-        make_with(Some(&self.kept), &self.path(name), bytes).unwrap();
+        empty(Some(&self.kept), &self.path(name), NAMED, bytes).unwrap();
         self.path(name)
     }
 
@@ -82,4 +82,27 @@ fn a_kept_disk_that_is_none_is_passed_over() {
     full.write_all_at(&vec![7; 6 << 20], 0).unwrap();
     full.set_len(SIZE).unwrap();
     assert!(sound(&bench.make("second", SIZE)));
+}
+
+#[test]
+fn a_disk_without_a_name_is_in_no_directory() {
+    let bench = Bench::new();
+    let dir = bench.path("disks");
+    std::fs::create_dir(&dir).unwrap();
+    let disk = empty(Some(&bench.kept), &dir, UNNAMED, SIZE).unwrap();
+    assert!(sound(Path::new(&format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        disk.as_raw_fd()
+    ))));
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    assert_eq!(rustix::fs::fstat(&disk).unwrap().st_nlink, 0);
+}
+
+#[test]
+fn the_place_that_cannot_hold_a_disk_is_named() {
+    let bench = Bench::new();
+    let error = empty(None, &bench.path("nowhere"), UNNAMED, SIZE).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("nowhere`: No such file"), "{cause}");
 }
