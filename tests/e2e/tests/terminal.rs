@@ -142,7 +142,7 @@ fn a_process_executed_on_a_terminal_is_left_with_the_same_keys() {
     assert_eq!(person.ends(), Some(0));
     // It goes on without anybody.
     assert_eq!(
-        host.exec("web", "pgrep -f 'sleep 99[9]' | wc -l")
+        host.exec("web", "ps -o args | grep -c 'sleep 99[9]'")
             .out
             .trim(),
         "1"
