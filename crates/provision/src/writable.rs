@@ -13,12 +13,6 @@ use rustix::fs::{Mode, OFlags};
 use crate::Error;
 use crate::kept::Kept;
 
-/// A new file at a path, and nothing else that may be there.
-const NAMED: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW);
-
-/// A file in a directory without a name, which never gets one.
-const UNNAMED: OFlags = OFlags::TMPFILE.union(OFlags::EXCL);
-
 /// Makes a sparse file of `bytes` with an empty ext4 at `path`, which must not
 /// exist. No journal: what is in it ends with the sandbox. An empty one of the
 /// same size is copied where this user has made one since the host booted;
@@ -28,30 +22,40 @@ const UNNAMED: OFlags = OFlags::TMPFILE.union(OFlags::EXCL);
 /// [`Error::Writable`], [`Error::Formatter`], [`Error::Format`]; the file may
 /// be there then.
 pub fn make(path: &Path, bytes: u64) -> Result<OwnedFd, Error> {
-    empty(Kept::open("disks").as_ref(), path, NAMED, bytes)
+    disk(Kept::open("disks").as_ref(), named(path), path, bytes)
 }
 
 /// The same without a name, in the file system of the directory `dir`: whoever
-/// dies with it leaves nothing. `O_TMPFILE`, open(2).
+/// dies with it leaves nothing. `O_TMPFILE` of open(2); where a file system has
+/// none, the name is there for a moment.
 ///
 /// # Errors
-/// As [`make`]; [`Error::Writable`] with `EOPNOTSUPP` where the file system has
-/// no files without a name.
+/// As [`make`].
 pub fn make_unnamed(dir: &Path, bytes: u64) -> Result<OwnedFd, Error> {
-    empty(Kept::open("disks").as_ref(), dir, UNNAMED, bytes)
+    disk(Kept::open("disks").as_ref(), unnamed(dir), dir, bytes)
 }
 
-fn empty(kept: Option<&Kept>, path: &Path, how: OFlags, bytes: u64) -> Result<OwnedFd, Error> {
-    let flags = how | OFlags::RDWR | OFlags::CLOEXEC;
-    let open = || -> io::Result<OwnedFd> {
-        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?;
-        rustix::fs::ftruncate(&fd, bytes)?;
-        Ok(fd)
-    };
-    let fd = open().map_err(|error| {
-        let shown = format!("`{}`: {error}", path.display());
+fn named(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?)
+}
+
+fn unnamed(dir: &Path) -> io::Result<OwnedFd> {
+    Ok(tempfile::tempfile_in(dir)?.into())
+}
+
+/// Makes a disk of an empty file, and names the place when there is none.
+fn disk(
+    kept: Option<&Kept>,
+    file: io::Result<OwnedFd>,
+    place: &Path,
+    bytes: u64,
+) -> Result<OwnedFd, Error> {
+    let fd = file.map_err(|error| {
+        let shown = format!("`{}`: {error}", place.display());
         Error::Writable(io::Error::new(error.kind(), shown))
     })?;
+    rustix::fs::ftruncate(&fd, bytes).map_err(|error| Error::Writable(error.into()))?;
     // The name changes with what `format` makes.
     let name = format!("ext4-1-{bytes}");
     if let Some(empty) = kept.and_then(|kept| kept.get(&name))
