@@ -3,29 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
+mod tree;
+
+use tree::{all_sources, workspace};
 
 /// Gaps the document answers, each in a row of its own.
 const GAPS: usize = 16;
 
-fn workspace() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap().to_owned()
-}
-
 fn document() -> String {
     std::fs::read_to_string(workspace().join("docs/reference/ahead.md")).unwrap()
-}
-
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
 }
 
 /// What is written in code of the form `file.rs::name`.
@@ -51,10 +37,7 @@ fn is_mark(line: &str) -> bool {
 
 #[test]
 fn every_test_the_document_names_is_there() {
-    let mut all = Vec::new();
-    for dir in ["bin", "crates", "tests", "xtask"] {
-        sources(&workspace().join(dir), &mut all);
-    }
+    let all = all_sources();
     let text = document();
     for (file, name) in named(&text) {
         let own = all.iter().filter(|path| path.ends_with(file));

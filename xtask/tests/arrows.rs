@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
+mod tree;
+
 use std::process::Command;
+
+use tree::{all_sources, workspace};
 
 /// Left may depend on right, and on nothing else of the workspace.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -115,32 +118,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bulkhead-e2e", &["bulkhead-apiserver"]),
     ("xtask", &["bulkhead-guest", "bulkhead-packaging"]),
 ];
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
-}
-
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-fn all_sources() -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for dir in ["crates", "bin", "xtask", "tests"] {
-        sources(&workspace().join(dir), &mut found);
-    }
-    found
-}
 
 #[test]
 fn dependencies_point_down_only() {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_cri::v1::Mount;
+use k8s_cri::v1::{ContainerConfig, Mount};
 
 use crate::tool;
 
@@ -110,4 +110,9 @@ pub fn mount(path: &Path, at: &str, readonly: bool) -> Mount {
         readonly,
         ..Default::default()
     }
+}
+
+/// Gives a container its volumes.
+pub fn with_volumes(mounts: Vec<Mount>) -> impl FnOnce(&mut ContainerConfig) {
+    |config| config.mounts = mounts
 }

@@ -227,6 +227,10 @@ pub fn program() -> PathBuf {
     path
 }
 
+/// The directory of a process's own control group, as a shell in its container
+/// finds it. cgroups(7).
+pub const OWN_GROUP: &str = "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)";
+
 /// Runs a tool that has to succeed.
 pub fn tool(program: &str, args: &[&str]) {
     let output = Command::new(program)

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use bulkhead_e2e::cri::ContainerConfig;
-use bulkhead_e2e::{Node, in_machine};
+use bulkhead_e2e::{Node, OWN_GROUP, in_machine};
 use containerd_shim_protos::api::UpdateTaskRequest;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use protobuf::MessageField;
@@ -25,7 +25,7 @@ fn unified(file: &str, value: &str) -> impl FnOnce(&mut ContainerConfig) + use<>
 
 /// Reads a file of the container's control group.
 fn group(file: &str) -> String {
-    format!("cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/{file}")
+    format!("cat {OWN_GROUP}/{file}")
 }
 
 #[tokio::test]

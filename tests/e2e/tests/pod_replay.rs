@@ -7,7 +7,7 @@
 use std::io::{BufRead, BufReader};
 
 use bulkhead_e2e::replay::{crio_bundle, fifo, gone, reader, spec, start};
-use bulkhead_e2e::{busybox_image, in_machine};
+use bulkhead_e2e::{OWN_GROUP, busybox_image, in_machine};
 use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest,
     StartRequest, StateRequest, UpdateTaskRequest, WaitRequest,
@@ -139,8 +139,7 @@ async fn crios_calls_run_a_pod() {
     // An exec, as CRI-O's ExecSync has it.
     let out = fifo(&bundle.join("exec"));
     let executed = reader(out.clone());
-    let script = "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); \
-                  cat pids.max memory.max; hostname; exit 4";
+    let script = format!("cd {OWN_GROUP}; cat pids.max memory.max; hostname; exit 4");
     let exec = ExecProcessRequest {
         id: app.clone(),
         exec_id: "e1".to_owned(),

@@ -1,7 +1,7 @@
 //! Limits changed while containers run, seen from inside.
 
 use bulkhead_e2e::cri::{LinuxContainerResources, UpdateContainerResourcesRequest};
-use bulkhead_e2e::{Container, Node, in_machine};
+use bulkhead_e2e::{Container, Node, OWN_GROUP, in_machine};
 
 /// Changes limits as the kubelet does.
 async fn update(
@@ -56,16 +56,17 @@ async fn limits_change_in_both_directions_and_take_effect() {
     };
     update(&node, &app, half).await.unwrap();
     if in_machine() {
-        let group =
-            |file: &str| format!("cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/{file}");
+        let group = |file: &str| format!("cat {OWN_GROUP}/{file}");
         assert_eq!(app.exec(&group("cpu.max")).await.out, "20000 100000");
         assert_eq!(app.exec(&group("cpu.weight")).await.out, "20");
         // What was not named stays.
         let kept = app.exec(&group("memory.max")).await.out;
         assert_eq!(kept, (32 << 20).to_string());
-        let throttled = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; \
-                         grep nr_throttled /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/cpu.stat";
-        let seen = app.exec(throttled).await.out;
+        let throttled = format!(
+            "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; \
+             grep nr_throttled {OWN_GROUP}/cpu.stat"
+        );
+        let seen = app.exec(&throttled).await.out;
         assert_ne!(seen, "nr_throttled 0", "{seen}");
     }
     pod.remove().await.unwrap();
@@ -90,7 +91,7 @@ async fn what_the_machine_cannot_give_is_refused_and_changes_nothing() {
     assert!(text.message().contains("cannot grow"), "{text}");
     // The limit that could have been had was not changed either.
     let seen = app
-        .exec("cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); cat memory.max cpu.weight")
+        .exec(&format!("cd {OWN_GROUP}; cat memory.max cpu.weight"))
         .await;
     assert_eq!(seen.out, format!("{}\n100", 48 << 20));
     if std::thread::available_parallelism().unwrap().get() > 1 {

@@ -4,8 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bulkhead_e2e::cri::ContainerConfig;
-use bulkhead_e2e::kubelet::{PodDir, mount};
+use bulkhead_e2e::kubelet::{PodDir, mount, with_volumes};
 use bulkhead_e2e::{Node, in_machine, tool};
 
 /// How long a program that watches a volume may wait for news.
@@ -13,11 +12,6 @@ const NEWS: Duration = Duration::from_secs(1);
 
 /// Where the C library of this machine is, for a program of this machine.
 const LIBRARIES: [&str; 2] = ["/lib/x86_64-linux-gnu", "/lib64"];
-
-/// Gives a container its volumes.
-fn with(mounts: Vec<bulkhead_e2e::cri::Mount>) -> impl FnOnce(&mut ContainerConfig) {
-    |config| config.mounts = mounts
-}
 
 #[tokio::test]
 async fn an_empty_dir_in_memory_is_the_pods_and_has_its_size_and_owner() {
@@ -41,7 +35,7 @@ async fn an_empty_dir_in_memory_is_the_pods_and_has_its_size_and_owner() {
         .start_with(
             "init",
             "echo first > /cache/init; stat -c '%u %g %a' /cache",
-            with(own),
+            with_volumes(own),
         )
         .await
         .unwrap();
@@ -56,12 +50,12 @@ async fn an_empty_dir_in_memory_is_the_pods_and_has_its_size_and_owner() {
         mount(&large, "/large", false),
     ];
     let app = pod
-        .start_with("app", "sleep 1000", with(app))
+        .start_with("app", "sleep 1000", with_volumes(app))
         .await
         .unwrap();
     let other = vec![mount(&cache, "/cache", true), mount(&part, "/part", false)];
     let other = pod
-        .start_with("other", "sleep 1000", with(other))
+        .start_with("other", "sleep 1000", with_volumes(other))
         .await
         .unwrap();
     let seen = app
@@ -110,7 +104,7 @@ async fn what_is_in_memory_counts_for_who_wrote_it() {
     let cache = kubelet.tmpfs("empty-dir", "cache", "size=64m");
     let node = Node::start().await;
     let pod = node.pod("counted").await;
-    let own = || with(vec![mount(&cache, "/cache", false)]);
+    let own = || with_volumes(vec![mount(&cache, "/cache", false)]);
     let app = pod.start_with("app", "sleep 1000", own()).await.unwrap();
     let other = pod.start_with("other", "sleep 1000", own()).await.unwrap();
     let (before, beside) = (app.memory().await, other.memory().await);
@@ -138,7 +132,7 @@ async fn a_tmpfs_of_anybody_else_stays_the_hosts() {
         mount(&inside, "/inside", false),
     ];
     let app = pod
-        .start_with("app", "sleep 1000", with(mounts))
+        .start_with("app", "sleep 1000", with_volumes(mounts))
         .await
         .unwrap();
     std::fs::write(cache.join("told"), "by the host").unwrap();
@@ -161,7 +155,7 @@ async fn who_watches_its_configuration_is_told_of_a_new_one() {
     // The init container's share of the volume ends with it; the pod's does not.
     let own = vec![mount(&map, "/settings", true)];
     let init = pod
-        .start_with("init", "cat /settings/key", with(own))
+        .start_with("init", "cat /settings/key", with_volumes(own))
         .await
         .unwrap();
     assert_eq!(init.ended().await.exit_code, 0);
@@ -175,7 +169,11 @@ async fn who_watches_its_configuration_is_told_of_a_new_one() {
     ];
     mounts.extend(LIBRARIES.map(|path| mount(Path::new(path), path, true)));
     let watcher = pod
-        .start_with("watcher", "exec /bin/watch-files /settings", with(mounts))
+        .start_with(
+            "watcher",
+            "exec /bin/watch-files /settings",
+            with_volumes(mounts),
+        )
         .await
         .unwrap();
     watcher

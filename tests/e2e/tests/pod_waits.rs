@@ -5,8 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bulkhead_e2e::Node;
-use bulkhead_e2e::cri::ContainerConfig;
-use bulkhead_e2e::kubelet::{PodDir, mount};
+use bulkhead_e2e::kubelet::{PodDir, mount, with_volumes};
 
 /// What of this machine Perl needs.
 const PERL: [&str; 3] = ["/usr/bin/perl", "/lib/x86_64-linux-gnu", "/lib64"];
@@ -35,10 +34,6 @@ mkfifo /cache/go && cp /bin/busybox /cache/echo && exec perl -e '
     }
 '"#;
 
-fn with(mounts: Vec<bulkhead_e2e::cri::Mount>) -> impl FnOnce(&mut ContainerConfig) {
-    |config| config.mounts = mounts
-}
-
 #[tokio::test]
 async fn a_process_that_cannot_start_yet_holds_up_nobody_else() {
     let mut kubelet = PodDir::new("patient");
@@ -48,9 +43,9 @@ async fn a_process_that_cannot_start_yet_holds_up_nobody_else() {
     let shared = || mount(&cache, "/cache", false);
     let mut mounts = vec![shared()];
     mounts.extend(PERL.map(|path| mount(Path::new(path), path, true)));
-    let holder = pod.start_with("holder", HOLD, with(mounts));
+    let holder = pod.start_with("holder", HOLD, with_volumes(mounts));
     let holder = holder.await.unwrap();
-    let other = pod.start_with("other", "sleep 1000", with(vec![shared()]));
+    let other = pod.start_with("other", "sleep 1000", with_volumes(vec![shared()]));
     let other = other.await.unwrap();
     let go = "echo go > /cache/go";
 
