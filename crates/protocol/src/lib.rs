@@ -45,7 +45,7 @@ pub mod agent_ttrpc {
 
 /// Version of the protocol. Another major number is refused by both sides;
 /// a higher minor number only adds.
-pub const VERSION: (u32, u32) = (1, 1);
+pub const VERSION: (u32, u32) = (2, 0);
 
 /// Name of the virtio-serial port the agent opens,
 /// `/sys/class/virtio-ports/*/name` in the guest.
