@@ -59,29 +59,20 @@ pub(crate) async fn read(handle: &Handle, places: Places<'_>) -> Result<Routing,
     let mut rules = Vec::new();
     for family in FAMILIES {
         let all = handle.route().get(of_family(&family)).execute();
-        routes.extend(collect(all, "routes").await?);
+        let taken = |message| route(message, places);
+        routes.extend(collect(all, taken, "routes").await?);
         let all = handle.rule().get(family).execute();
-        rules.extend(collect(all, "routing rules").await?);
+        rules.extend(collect(all, rule, "routing rules").await?);
     }
-    let neighbours = collect(handle.neighbours().get().execute(), "neighbours").await?;
-    let mut routes: Vec<RouteMessage> = routes
-        .into_iter()
-        .filter_map(|message| route(message, places))
-        .collect();
+    let all = handle.neighbours().get().execute();
+    let taken = |message| neighbour(message, places);
+    let neighbours = collect(all, taken, "neighbours").await?;
     // A gateway may only be reachable by a route to it alone.
     routes.sort_by_key(has_gateway);
     Ok(Routing {
         routes: routes.iter().map(bytes).collect(),
-        rules: rules
-            .into_iter()
-            .filter_map(rule)
-            .map(|m| bytes(&m))
-            .collect(),
-        neighbours: neighbours
-            .into_iter()
-            .filter_map(|message| neighbour(message, places))
-            .map(|m| bytes(&m))
-            .collect(),
+        rules: rules.iter().map(bytes).collect(),
+        neighbours: neighbours.iter().map(bytes).collect(),
     })
 }
 
@@ -92,11 +83,15 @@ fn of_family(family: &IpVersion) -> RouteMessage {
     }
 }
 
+/// Those that are taken along; only they count against the limit, whatever else a
+/// crowded namespace has.
 async fn collect<T>(
     all: impl futures_util::Stream<Item = Result<T, rtnetlink::Error>>,
+    taken: impl Fn(T) -> Option<T>,
     what: &'static str,
 ) -> Result<Vec<T>, Error> {
-    let some = all.take(LIMIT + 1).try_collect::<Vec<T>>().await;
+    let chosen = all.try_filter_map(|message| std::future::ready(Ok(taken(message))));
+    let some = chosen.take(LIMIT + 1).try_collect::<Vec<T>>().await;
     let some = some.map_err(refused(format!("list {what}")))?;
     match some.len() > LIMIT {
         true => Err(Error::TooManyEntries { what, limit: LIMIT }),
