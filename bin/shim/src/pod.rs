@@ -210,6 +210,13 @@ impl Pod {
         self.shutdown.send_replace(Some(haste));
     }
 
+    /// The Sandbox API's Shutdown: whatever is left in the pod ends, but not before
+    /// the answer was taken. containerd 2 takes a connection that closes instead for
+    /// a failure, and keeps the sandbox.
+    pub(crate) fn shut_down_answered(&self) {
+        self.shutdown.send_replace(Some(Haste::None));
+    }
+
     /// Makes a container, or the pod itself. Answers a process id of the host.
     pub(crate) async fn create(
         self: &Arc<Self>,

@@ -175,7 +175,7 @@ impl Sandbox for SandboxApi {
         if known.is_err() && request.sandbox_id != self.pod.id() {
             answer("shut sandbox down", known)?;
         }
-        self.pod.shut_down(true);
+        self.pod.shut_down_answered();
         Ok(ShutdownSandboxResponse::new())
     }
 
