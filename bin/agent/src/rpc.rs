@@ -337,6 +337,9 @@ impl agent_ttrpc::Agent for AgentService {
             rustix::system::sethostname(request.hostname.as_bytes())
                 .map_err(Failure::internal_from)?;
             sandbox_files::write(&request).map_err(Failure::internal_from)?;
+            if request.pids_limit > 0 {
+                container::limit_pids(request.pids_limit).map_err(Failure::internal_from)?;
+            }
             crate::network::configure(&request)
                 .await
                 .map_err(Failure::invalid)

@@ -130,8 +130,17 @@ impl Cgroup {
     /// The least memory limit of the group and those above it, bytes; none:
     /// unlimited.
     pub fn memory_limit(&self) -> Option<u64> {
-        let hierarchy = self.hierarchies.iter().find(|own| own.counts_memory())?;
-        hierarchy.memory_limit(&self.path)
+        self.counting("memory")?.memory_limit(&self.path)
+    }
+
+    /// The least number of processes and threads the group and those above it may
+    /// have; none: unlimited.
+    pub fn pids_limit(&self) -> Option<u64> {
+        self.counting("pids")?.pids_limit(&self.path)
+    }
+
+    fn counting(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|own| own.counts(controller))
     }
 
     /// Removes the group once its processes have ended, which they must be

@@ -10,6 +10,7 @@
 //! there expects something wrong.
 
 mod bare;
+mod containerd;
 mod forward;
 mod pod;
 
@@ -28,7 +29,7 @@ use k8s_cri::v1::{
 };
 use rustix::thread::LinkNameSpaceType;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::{busybox_image, tool};
 pub use forward::Forwarded;
@@ -92,8 +93,8 @@ impl Node {
     /// Starts containerd with the shim under test.
     pub async fn start() -> Self {
         Self::start_with(|dir, namespace| {
-            configure(dir);
-            Some(spawn(dir, namespace))
+            containerd::configure(dir);
+            Some(containerd::spawn(dir, namespace))
         })
         .await
     }
@@ -101,7 +102,7 @@ impl Node {
     /// Starts containerd on a node that has nothing of Bulkhead.
     pub async fn bare() -> Self {
         Self::start_with(|dir, namespace| {
-            network(dir);
+            containerd::network(dir);
             bare::configure(dir, namespace);
             bare::restart(dir);
             None
@@ -116,7 +117,7 @@ impl Node {
         tool("ip", &["netns", "add", &namespace]);
         tool("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
         let containerd = start(dir.path(), &namespace);
-        let channel = channel(dir.path());
+        let channel = containerd::channel(dir.path());
         let node = Self {
             dir,
             namespace,
@@ -137,6 +138,12 @@ impl Node {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The name of its network namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// From now on pods keep the layers of their images as images themselves, in
@@ -273,6 +280,21 @@ impl Node {
             id: id.into_inner().pod_sandbox_id,
             config,
         })
+    }
+
+    /// The group on the host that a controller counts the pods of this node in,
+    /// made as the kubelet makes it.
+    #[must_use]
+    pub fn pod_group(&self, controller: &str) -> PathBuf {
+        let root = Path::new("/sys/fs/cgroup");
+        let first = root.join(controller);
+        let path = match first.is_dir() {
+            true => first,
+            false => root.to_owned(),
+        };
+        let path = path.join(&self.namespace);
+        std::fs::create_dir_all(&path).unwrap();
+        path
     }
 
     /// Stops and removes every pod, as the kubelet does with what it finds.
@@ -417,8 +439,8 @@ impl Node {
 
     /// Starts containerd again.
     pub async fn start_containerd(&mut self) {
-        self.containerd = Some(spawn(self.path(), &self.namespace));
-        let channel = channel(self.path());
+        self.containerd = Some(containerd::spawn(self.path(), &self.namespace));
+        let channel = containerd::channel(self.path());
         self.runtime = RuntimeServiceClient::new(channel.clone());
         self.images = ImageServiceClient::new(channel);
         self.answers().await;
@@ -480,96 +502,6 @@ fn namespaces() -> NamespaceOption {
         ipc: NamespaceMode::Pod.into(),
         ..Default::default()
     }
-}
-
-fn configure(dir: &Path) {
-    let at = |name: &str| dir.join(name).display().to_string();
-    let text = format!(
-        r#"version = 2
-root = "{root}"
-state = "{state}"
-[grpc]
-  address = "{socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/pause:1"
-  netns_mounts_under_state_dir = true
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "{cni}"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata]
-    runtime_type = "io.containerd.bulkhead.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata.options]
-      ConfigPath = "{bulkhead}"
-"#,
-        root = at("root"),
-        state = at("state"),
-        socket = at("containerd.sock"),
-        cni = at("cni"),
-        bulkhead = at("bulkhead.toml"),
-    );
-    std::fs::write(dir.join("config.toml"), text).unwrap();
-    // Tests see the same everywhere; whoever measures says otherwise.
-    let accelerator = std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
-    // Nor does what a container reads depend on what came before it.
-    let settings = format!("accelerator = \"{accelerator}\"\nlayers_mib = 0\n");
-    std::fs::write(dir.join("bulkhead.toml"), settings).unwrap();
-    network(dir);
-}
-
-/// The pods' network.
-fn network(dir: &Path) {
-    std::fs::create_dir(dir.join("cni")).unwrap();
-    let network = serde_json::json!({
-        "cniVersion": "0.4.0",
-        "name": "pods",
-        "plugins": [
-            {
-                "type": "bridge", "bridge": "pods", "isGateway": true, "mtu": 1400,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": dir.join("ipam"),
-                    "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
-                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-                },
-            },
-        ],
-    });
-    std::fs::write(dir.join("cni/10-pods.conflist"), network.to_string()).unwrap();
-}
-
-fn spawn(dir: &Path, namespace: &str) -> Child {
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(dir.join("log"))
-        .unwrap();
-    let programs = crate::program().parent().unwrap().to_owned();
-    let path = format!(
-        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        programs.display()
-    );
-    // Not `ip netns exec`, which hides the cgroups. The mounts of the pods end
-    // with their namespace, however containerd ends.
-    Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{namespace}"))
-        .args(["unshare", "--mount", "--propagation", "slave"])
-        .args(["containerd", "--config"])
-        .arg(dir.join("config.toml"))
-        .env("PATH", path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("nsenter is there: `apt install util-linux`")
-}
-
-/// A connection that is made when it is used.
-fn channel(dir: &Path) -> Channel {
-    let address = format!("unix://{}", dir.join("containerd.sock").display());
-    Endpoint::from_shared(address).unwrap().connect_lazy()
 }
 
 /// Processes whose arguments fit.

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::time::Duration;
+
 use bulkhead_e2e::cri::ContainerConfig;
 use bulkhead_e2e::{Node, OWN_GROUP, in_machine};
 use containerd_shim_protos::api::UpdateTaskRequest;
@@ -48,7 +50,7 @@ async fn a_container_that_forks_and_forks_ends_at_its_own_limit() {
         }),
         ..Default::default()
     };
-    let soon = with_duration(std::time::Duration::from_secs(30));
+    let soon = with_duration(Duration::from_secs(30));
     TaskClient::new(shim).update(soon, &update).await.unwrap();
     let seen = app.exec(BOMB).await;
     assert!(seen.err.contains("fork"), "{seen:?}");
@@ -61,6 +63,24 @@ async fn a_container_that_forks_and_forks_ends_at_its_own_limit() {
     assert!(bomb.log().contains("fork"), "{}", bomb.log());
     assert!(!bomb.log().contains("unlimited"), "{}", bomb.log());
     assert_eq!(other.exec("echo well").await.out, "well");
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_that_forks_and_forks_ends_at_what_its_group_on_the_host_may_have() {
+    let node = Node::start().await;
+    // As a kubelet with `podPidsLimit`.
+    let group = node.pod_group("pids");
+    std::fs::write(group.join("pids.max"), "90").unwrap();
+    let pod = node.pod("bomb").await;
+    // Each alone has what fits, both together have not.
+    let half = "for i in $(seq 50); do sleep 1000 & done; echo all; wait";
+    let first = pod.start("first", half).await;
+    first.says("stdout all", Duration::from_secs(30)).await;
+    let second = pod.start("second", half).await;
+    second.ended().await;
+    assert!(second.log().contains("fork"), "{}", second.log());
+    assert!(!second.log().contains("stdout all"), "{}", second.log());
     pod.remove().await.unwrap();
 }
 

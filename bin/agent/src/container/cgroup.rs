@@ -14,6 +14,24 @@ use crate::init::CGROUP_ROOT;
 /// Pids read at most.
 const PID_LIMIT: usize = 1 << 20;
 
+/// Limits the processes and threads of all containers together.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn limit_pids(most: u64) -> std::io::Result<()> {
+    std::fs::write(parent()?.join("pids.max"), most.to_string())
+}
+
+/// The cgroup that holds those of all containers.
+fn parent() -> std::io::Result<PathBuf> {
+    let parent = Path::new(CGROUP_ROOT).join("bulkhead");
+    if !parent.exists() {
+        std::fs::create_dir(&parent)?;
+        enable_all(&parent)?;
+    }
+    Ok(parent)
+}
+
 /// A cgroup that exists.
 #[derive(Debug)]
 pub(super) struct Cgroup {
@@ -24,13 +42,8 @@ pub(super) struct Cgroup {
 impl Cgroup {
     /// Makes one for a container (a checked name).
     pub(super) fn create(id: &str) -> Result<Self> {
-        let parent = Path::new(CGROUP_ROOT).join("bulkhead");
         let what = || "make the container's cgroup".to_owned();
-        if !parent.exists() {
-            std::fs::create_dir(&parent).tried(what)?;
-            enable_all(&parent).tried(what)?;
-        }
-        let path = parent.join(id);
+        let path = parent().tried(what)?.join(id);
         std::fs::create_dir(&path).tried(what)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).tried(what)?;

@@ -46,6 +46,7 @@ use bulkhead_protocol::agent::Archive;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use cgroup::Cgroup;
+pub(crate) use cgroup::limit_pids;
 pub(crate) use copyup::fill as copy_tree;
 use device_filter::DeviceFilter;
 pub(crate) use error::{Error, ErrorKind};

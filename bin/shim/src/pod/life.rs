@@ -29,6 +29,16 @@ const QUOTED_LINES: usize = 10;
 /// Exit code of what ran when the machine ended.
 pub(super) const LOST: u32 = 255;
 
+/// What the pod's group on the host may have.
+#[derive(Default)]
+struct Limits {
+    /// Bytes.
+    memory: Option<u64>,
+    /// Processes and threads. On the host only the machine's own threads would
+    /// count, so that it has to hold in the guest.
+    pids: Option<u64>,
+}
+
 impl Pod {
     /// Prepares the machine and lets it boot.
     pub(super) fn begin(
@@ -47,11 +57,12 @@ impl Pod {
         let config = config.with_annotations(&annotations).map_err(wrong)?;
         logging::level(&config.log_level);
         bulkhead_bundle::refuse_host(spec)?;
-        let room = self.join_cgroup(spec)?;
-        let size = bulkhead_bundle::size(spec, &config, room)?;
+        let limits = self.join_cgroup(spec)?;
+        let size = bulkhead_bundle::size(spec, &config, limits.memory)?;
         let (debug, trace, layers) = (config.debug, config.trace, Layers::of(&config));
         let shared = Room::of(size, &config);
         let mut machine = machine::prepare(spec, &config, &self.place, size)?;
+        machine.config.guest.pids_limit = limits.pids.unwrap_or(0);
         if let Some(reason) = machine.monitor.emulated() {
             tracing::warn!(
                 reason,
@@ -95,10 +106,10 @@ impl Pod {
     }
 
     /// Moves this process, and with it all it starts, to where the pod is
-    /// accounted for. Answers the group's memory limit, bytes.
-    fn join_cgroup(&self, spec: &Spec) -> Outcome<Option<u64>> {
+    /// accounted for.
+    fn join_cgroup(&self, spec: &Spec) -> Outcome<Limits> {
         let Some(path) = bulkhead_bundle::cgroup(spec) else {
-            return Ok(None);
+            return Ok(Limits::default());
         };
         let failed = |error: CgroupError| Failure::from_error(&error);
         let cgroup = Cgroup::of(&path).map_err(failed)?;
@@ -107,7 +118,10 @@ impl Pod {
         noted.map_err(|error| Failure::from_error(&error))?;
         let origin = cgroup.join().map_err(failed)?;
         self.lock().origin = Some(origin);
-        Ok(cgroup.memory_limit())
+        Ok(Limits {
+            memory: cgroup.memory_limit(),
+            pids: cgroup.pids_limit(),
+        })
     }
 
     /// Goes back to where this process was started, and removes the pod's

@@ -101,8 +101,8 @@ impl Hierarchy {
         self.controllers.iter().any(|own| own == controller)
     }
 
-    pub(super) fn counts_memory(&self) -> bool {
-        self.is_v2() || self.has("memory")
+    pub(super) fn counts(&self, controller: &str) -> bool {
+        self.is_v2() || self.has(controller)
     }
 
     /// The path in a line of proc_pid_cgroup(5) that speaks of this hierarchy:
@@ -137,10 +137,18 @@ impl Hierarchy {
     }
 
     pub(super) fn memory_limit(&self, path: &Path) -> Option<u64> {
-        let file = match self.is_v2() {
-            true => "memory.max",
-            false => "memory.limit_in_bytes",
-        };
+        match self.is_v2() {
+            true => self.least(path, "memory.max"),
+            false => self.least(path, "memory.limit_in_bytes"),
+        }
+    }
+
+    pub(super) fn pids_limit(&self, path: &Path) -> Option<u64> {
+        self.least(path, "pids.max")
+    }
+
+    /// The least a file says in the group and those above it.
+    fn least(&self, path: &Path, file: &str) -> Option<u64> {
         path.ancestors()
             .filter_map(|path| std::fs::read_to_string(self.mount.join(path).join(file)).ok())
             .filter_map(|text| text.trim().parse().ok())
