@@ -122,6 +122,54 @@ fn absent(error: &kube::Error) -> bool {
     }
 }
 
+/// Rules in CEL, which API servers before 1.25 take for a mistake.
+const RULES: &str = "x-kubernetes-validations";
+
+/// Takes away what an older API server does not know; what that was. A cluster as
+/// old does not enforce it, which is all that it misses.
+pub(crate) async fn suit(
+    client: &Client,
+    objects: &mut Vec<DynamicObject>,
+) -> Result<Vec<String>, Error> {
+    let mut gone = Vec::new();
+    let mut kept = Vec::new();
+    for object in objects.drain(..) {
+        match api(client, &object).await {
+            Err(Error::Api { source, .. }) if absent(&source) => gone.push(shown(&object)),
+            api => {
+                api?;
+                kept.push(object);
+            }
+        }
+    }
+    *objects = kept;
+    let version = client.apiserver_version().await;
+    let version = version.map_err(Error::api("tell its version"))?;
+    let minor = version.minor.trim_end_matches('+').parse();
+    if version.major == "1" && minor.is_ok_and(|minor: u32| minor < 25) {
+        for object in objects {
+            strip(&mut object.data);
+        }
+        gone.push(format!("the fields `{RULES}`, and defaults that are empty"));
+    }
+    Ok(gone)
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.remove(RULES);
+            // An empty word as a default is read as null when it is applied.
+            if map.get("default").is_some_and(|word| word == "") {
+                map.remove("default");
+            }
+            map.values_mut().for_each(strip);
+        }
+        Value::Array(list) => list.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
 /// Makes it as it is written.
 pub(crate) async fn apply(client: &Client, object: &DynamicObject) -> Result<(), Error> {
     let api = api(client, object).await?;

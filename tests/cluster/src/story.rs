@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 use bulkhead_kataconfig::{
     CONTROL_PLANE_LABELS, DEFAULT_HANDLER, KataConfig, KataNode, NodePhase, runtime_label,
 };
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams};
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
+use kube::runtime::watcher::{self, watcher};
+use kube::runtime::WatchStreamExt;
 use kube::{Client, Config, Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -26,12 +29,18 @@ pub(crate) const CHOSEN: &str = "bulkhead.e2e/chosen";
 /// The KataConfig, and the pods' namespace.
 const NAME: &str = "bulkhead-e2e";
 const SYSTEM: &str = "bulkhead-system";
+/// The kind of the policy that refuses pods in the host's namespaces.
+const POLICY: &str = "ValidatingAdmissionPolicy ";
 
 /// Tells the whole of it; all that went wrong, also in clearing away.
 pub(crate) async fn run(cli: Cli) -> Result<(), Vec<Error>> {
     let one = |error| vec![error];
     let (stand_in, client) = connect(&cli).await.map_err(one)?;
-    let own = objects::all(&cli).map_err(one)?;
+    let mut own = objects::all(&cli).map_err(one)?;
+    let gone = objects::suit(&client, &mut own).await.map_err(one)?;
+    for what in &gone {
+        println!("            not here, and left out: {what}");
+    }
     let before = record(&client, &own).await.map_err(one)?;
     let obstacles = before.obstacles(&own);
     if !obstacles.is_empty() {
@@ -48,6 +57,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Vec<Error>> {
         chosen: Vec::new(),
         patience: cli.patience(),
         pod_image: cli.pod_image.clone(),
+        policy: !gone.iter().any(|what| what.starts_with(POLICY)),
         begun: Instant::now(),
     };
     let mut errors = Vec::new();
@@ -99,6 +109,8 @@ struct Story {
     chosen: Vec<String>,
     patience: Duration,
     pod_image: String,
+    /// Has the cluster the policy that refuses pods in the host's namespaces?
+    policy: bool,
     begun: Instant,
 }
 
@@ -327,8 +339,11 @@ impl Story {
     }
 
     async fn host_namespaces_are_refused(&self) -> Result<(), Error> {
-        let pod = self.pod("host", &["true"], &json!({ "hostNetwork": true }))?;
-        match self.pods().create(&PostParams::default(), &pod).await {
+        let name = "host";
+        let pod = self.pod(name, &["true"], &json!({ "hostNetwork": true }))?;
+        let made = self.pods().create(&PostParams::default(), &pod).await;
+        match made {
+            Ok(_) if !self.policy => self.the_node_refuses(name).await,
             Err(kube::Error::Api(status)) if status.message.contains("hostNetwork is not") => {
                 self.say("a pod with hostNetwork was refused, in one sentence");
                 Ok(())
@@ -337,6 +352,33 @@ impl Story {
                 "a pod with hostNetwork was to be refused: {made:?}"
             ))),
         }
+    }
+
+    /// Without a policy it is the runtime that refuses, and the pod's events say so.
+    async fn the_node_refuses(&self, name: &str) -> Result<(), Error> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), NAME);
+        let said = |event: &Event| {
+            let message = event.message.as_deref().unwrap_or_default();
+            event.involved_object.name.as_deref() == Some(name) && message.contains("hostNetwork")
+        };
+        let params = watcher::Config::default();
+        let told = watcher(events, params)
+            .applied_objects()
+            .try_filter(|event| std::future::ready(said(event)));
+        let first = tokio::time::timeout(self.patience, std::pin::pin!(told).next()).await;
+        let late = |_| Error::Late {
+            what: "an event that says why a pod with hostNetwork does not start".to_owned(),
+            seconds: self.patience.as_secs(),
+            seen: "no such event".to_owned(),
+        };
+        let event = first.map_err(late)?.transpose();
+        let event = event.map_err(|error| Error::Wrong(format!("the pod's events: {error}")))?;
+        let params = DeleteParams::default().grace_period(0);
+        let deleted = self.pods().delete(name, &params).await;
+        deleted.map_err(Error::api("delete a pod"))?;
+        let message = event.and_then(|event| event.message).unwrap_or_default();
+        self.say(&format!("a pod with hostNetwork was refused: {message}"));
+        Ok(())
     }
 
     /// The KataConfig is deleted under a pod, which goes on and is named.
