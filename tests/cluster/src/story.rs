@@ -13,10 +13,10 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams};
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use kube::runtime::watcher::{self, watcher};
-use kube::runtime::WatchStreamExt;
 use kube::{Client, Config, Resource, ResourceExt};
 use serde_json::{Value, json};
 
