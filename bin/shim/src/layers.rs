@@ -171,10 +171,20 @@ fn make(mut words: impl Iterator<Item = OsString>) -> Result<(), Box<dyn std::er
     let mut order = Vec::new();
     std::io::stdin().take(ORDER_LIMIT).read_to_end(&mut order)?;
     bulkhead_sys::idle()?;
-    let cache = Cache::open(&place)?;
+    make_all(&place, &order, bounds)
+}
+
+/// Makes the images of an order. One without layers is of a pod that died while
+/// it gave it: this process may still be in the pod's control group then, which
+/// cannot go before it, so it waits for nobody.
+fn make_all(place: &Path, order: &[u8], bounds: Bounds) -> Result<(), Box<dyn std::error::Error>> {
+    if order.is_empty() {
+        return Ok(());
+    }
+    let cache = Cache::open(place)?;
     cache.alone()?;
     // What has no layer any more makes room first.
-    cache.prune(limit)?;
+    cache.prune(bounds.bytes)?;
     for layer in order
         .split(|byte| *byte == 0)
         .filter(|path| !path.is_empty())
@@ -184,7 +194,7 @@ fn make(mut words: impl Iterator<Item = OsString>) -> Result<(), Box<dyn std::er
             report(&layer, &error);
         }
     }
-    Ok(cache.prune(limit)?)
+    Ok(cache.prune(bounds.bytes)?)
 }
 
 /// A layer without an image is shared, as slow as before.
@@ -207,6 +217,24 @@ mod tests {
             ..Config::default()
         };
         assert!(Layers::of(&config).is_none());
+    }
+
+    #[test]
+    fn an_order_nobody_finished_waits_for_no_other() {
+        let temp = tempfile::tempdir().unwrap();
+        let other = Cache::open(temp.path()).unwrap();
+        other.alone().unwrap();
+        let place = temp.path().to_owned();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let outcome = make_all(&place, &[], Bounds::default());
+            done.send(outcome.is_ok()).unwrap();
+        });
+        assert!(
+            ended
+                .recv_timeout(std::time::Duration::from_secs(10))
+                .unwrap()
+        );
     }
 
     #[test]

@@ -30,6 +30,13 @@ const DEPTH_LIMIT: usize = 32;
 /// containerd grants for cleaning up, 5 seconds.
 const END: Duration = Duration::from_secs(2);
 
+/// After how long it is tried again to remove a group whose processes have
+/// ended: they leave it when they leave their processor.
+const LEFT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
+
 /// After how long it is looked again.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
@@ -149,9 +156,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Failed`] when processes are left or the kernel refuses.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + END;
         for (_, dir) in self.dirs() {
-            let removed = wait_empty(&dir).and_then(|()| remove(&dir));
-            removed.map_err(|source| CgroupError::Failed {
+            remove(&dir, deadline).map_err(|source| CgroupError::Failed {
                 what: "remove",
                 path: dir,
                 source,
@@ -203,17 +210,29 @@ fn put(dir: &Path, pid: u32) -> io::Result<()> {
     std::fs::write(dir.join("cgroup.procs"), pid.to_string())
 }
 
-fn remove(dir: &Path) -> io::Result<()> {
-    match std::fs::remove_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+/// Removes a group's directory. A process is out of its groups only some time
+/// after its end was told: when it has left its processor for the last time.
+/// Nothing tells that in version 1, so it is tried again, now and then.
+fn remove(dir: &Path, deadline: Instant) -> io::Result<()> {
+    loop {
+        wait_empty(dir, deadline)?;
+        match std::fs::remove_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if busy(&error) && Instant::now() < deadline => {
+                poll(&mut [], Some(&LEFT))?;
+            }
+            other => return other,
+        }
     }
+}
+
+fn busy(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::BUSY)
 }
 
 /// Waits until nobody lives in a group any more. The kernel tells the end of a
 /// process, but not that one left: so it is also looked again, now and then.
-fn wait_empty(dir: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + END;
+fn wait_empty(dir: &Path, deadline: Instant) -> io::Result<()> {
     while let Some((pid, pidfd)) = living(dir)? {
         if Instant::now() > deadline {
             let text = format!("the process {} does not end", pid.as_raw_nonzero());
