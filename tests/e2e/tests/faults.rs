@@ -96,6 +96,15 @@ fn whatever_is_killed_whenever_nothing_is_left_and_the_state_is_true() {
     }
 }
 
+/// What the supervisors of what is there have said.
+fn log(host: &Host) -> String {
+    let read = |dir: &std::path::PathBuf| std::fs::read_to_string(dir.join("supervisor.log"));
+    host.leftovers()
+        .iter()
+        .filter_map(|dir| read(dir).ok())
+        .collect()
+}
+
 fn check(host: &Host, name: &str, victim: &str, number: u64) {
     let told = Instant::now();
     // A killed foreground leaves a container that runs on for a moment.
@@ -124,7 +133,9 @@ fn check(host: &Host, name: &str, victim: &str, number: u64) {
             }
             Some(line) => assert!(
                 told.elapsed() < patience,
-                "{number}: {victim} was killed and `{name}` says {line}"
+                "{number}: {victim} was killed and `{name}` says {line}; {:?}; {}",
+                host.processes(),
+                log(host)
             ),
         }
         std::thread::sleep(Duration::from_millis(20));

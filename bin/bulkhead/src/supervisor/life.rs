@@ -133,7 +133,13 @@ pub(super) async fn run(
 }
 
 async fn live(shared: &Arc<Shared>, dir: &ContainerDir) -> Ended {
-    let (running, stdio, mut resources) = match bring_up(shared, dir).await {
+    // A machine nobody waits for is not brought up to its end.
+    let up = tokio::select! {
+        biased;
+        up = bring_up(shared, dir) => up,
+        () = shared.abandoned.notified() => Err(abandoned()),
+    };
+    let (running, stdio, mut resources) = match up {
         Ok(up) => up,
         Err(failure) => return failed(shared, failure),
     };
@@ -164,9 +170,7 @@ async fn lead(shared: &Arc<Shared>, running: &Running) -> Ended {
     let before = Instant::now();
     let go = tokio::select! {
         () = shared.go.notified() => Ok(()),
-        () = shared.abandoned.notified() => {
-            Err(lost("its creator was killed before it started".to_owned()))
-        }
+        () = shared.abandoned.notified() => Err(abandoned()),
     };
     let started = match go {
         Ok(()) => execute(shared, running, before.elapsed()).await,
@@ -193,6 +197,10 @@ fn failed(shared: &Shared, failure: Failure) -> Ended {
         waits
     });
     ended
+}
+
+fn abandoned() -> Failure {
+    lost("its creator was killed before it started".to_owned())
 }
 
 fn lost(text: String) -> Failure {
