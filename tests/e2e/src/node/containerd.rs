@@ -1,5 +1,5 @@
-//! The containerd of a node: whichever is first on the PATH, Debian's own or, in
-//! the directory `cargo xtask containerd2` names, a newer one.
+//! The containerd of a node: whichever is first on the PATH, Debian's own or a newer
+//! one.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
