@@ -210,37 +210,34 @@ fn put(dir: &Path, pid: u32) -> io::Result<()> {
     std::fs::write(dir.join("cgroup.procs"), pid.to_string())
 }
 
-/// Removes a group's directory. A process is out of its groups only some time
-/// after its end was told: when it has left its processor for the last time.
-/// Nothing tells that in version 1, so it is tried again, now and then.
+/// Removes a group's directory, as soon as the kernel finds nobody in it.
 fn remove(dir: &Path, deadline: Instant) -> io::Result<()> {
     loop {
-        wait_empty(dir, deadline)?;
         match std::fs::remove_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if busy(&error) && Instant::now() < deadline => {
-                poll(&mut [], Some(&LEFT))?;
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                let late = Instant::now() > deadline;
+                wait_a_while(dir, late.then_some(error))?;
             }
             other => return other,
         }
     }
 }
 
-fn busy(error: &io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::BUSY)
-}
-
-/// Waits until nobody lives in a group any more. The kernel tells the end of a
-/// process, but not that one left: so it is also looked again, now and then.
-fn wait_empty(dir: &Path, deadline: Instant) -> io::Result<()> {
-    while let Some((pid, pidfd)) = living(dir)? {
-        if Instant::now() > deadline {
+/// Waits for somebody in a group to end, but not long: the kernel does not tell
+/// that a process left, nor, in version 1, that one that has ended is out of the
+/// group, which it is when it has left its processor for the last time. With
+/// `busy`, of a group that may not be waited for any longer: says who is in it.
+fn wait_a_while(dir: &Path, busy: Option<io::Error>) -> io::Result<()> {
+    match (living(dir)?, busy) {
+        (Some((_, pidfd)), None) => has_ended(&pidfd, &LOOK).map(drop),
+        (None, None) => Ok(poll(&mut [], Some(&LEFT)).map(drop)?),
+        (Some((pid, _)), Some(_)) => {
             let text = format!("the process {} does not end", pid.as_raw_nonzero());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
         }
-        has_ended(&pidfd, &LOOK)?;
+        (None, Some(error)) => Err(error),
     }
-    Ok(())
 }
 
 /// Somebody who lives in a group. Version 1 still lists those whose parent has

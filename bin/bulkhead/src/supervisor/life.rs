@@ -133,13 +133,7 @@ pub(super) async fn run(
 }
 
 async fn live(shared: &Arc<Shared>, dir: &ContainerDir) -> Ended {
-    // A machine nobody waits for is not brought up to its end.
-    let up = tokio::select! {
-        biased;
-        up = bring_up(shared, dir) => up,
-        () = shared.abandoned.notified() => Err(abandoned()),
-    };
-    let (running, stdio, mut resources) = match up {
+    let (running, stdio, mut resources) = match bring_up(shared, dir).await {
         Ok(up) => up,
         Err(failure) => return failed(shared, failure),
     };
@@ -231,6 +225,8 @@ async fn bring_up(
         biased;
         up = boot => up?,
         text = helper::failure(&mut resources.helpers) => return Err(lost(text)),
+        // A machine nobody waits for is not brought up to its end.
+        () = shared.abandoned.notified() => return Err(abandoned()),
     };
     Ok((running, stdio, resources))
 }

@@ -36,7 +36,7 @@ pub(super) async fn listen(listener: Listener, shared: Arc<Shared>) {
     }
 }
 
-/// Serves the creator. When it leaves before saying Start the container is
+/// Serves the creator. When it leaves before the container started, that is
 /// given up.
 pub(super) async fn creator(socket: AsyncSocket, shared: Arc<Shared>, done: oneshot::Sender<()>) {
     connection(socket, Arc::clone(&shared)).await;
