@@ -15,14 +15,18 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Holds a program by a lease: whoever opens it, as execve(2) does, waits until
 /// the lease is given back, and the holder is told that somebody waits. Words in
-/// the pipe say when to give it back and when to take it again. 1024 and 1 are
+/// the pipe say when to give it back and when to take it again; an end without a
+/// word is of the writer before, who has not closed it yet. 1024 and 1 are
 /// F_SETLEASE and F_WRLCK; fcntl(2).
 const HOLD: &str = r#"
 mkfifo /cache/go && cp /bin/busybox /cache/echo && exec perl -e '
     $| = 1;
     my $time = 1;
     $SIG{IO} = sub { print "wanted $time\n" };
-    sub told { my $pipe; 1 until open($pipe, "<", "/cache/go"); <$pipe> }
+    sub told {
+        my ($pipe, $word);
+        until (defined $word) { open($pipe, "<", "/cache/go") and $word = <$pipe> }
+    }
     while (1) {
         open(my $program, "<", "/cache/echo") or die $!;
         fcntl($program, 1024, 1) or die $!;
