@@ -111,17 +111,19 @@ fn parse_version(text: &str) -> Option<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
+    /// A program that says a version. A child writes it: a test beside this one
+    /// that forks would take a descriptor of ours along, and nobody can execute
+    /// what somebody writes (ETXTBSY, execve(2)).
     fn fake(version: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
-        std::fs::write(
-            &path,
-            format!("#!/bin/sh\necho 'QEMU emulator version {version} (X)'\n"),
-        )
-        .unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        let script = format!("#!/bin/sh\necho 'QEMU emulator version {version} (X)'\n");
+        let wrote = Command::new("sh")
+            .args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#])
+            .args([path.as_os_str(), script.as_ref()])
+            .status();
+        assert!(wrote.unwrap().success());
         (dir, path)
     }
 
