@@ -26,6 +26,7 @@ mod process;
 mod reaper;
 mod rpc;
 mod sandbox_files;
+mod spare;
 mod streams;
 mod uevents;
 

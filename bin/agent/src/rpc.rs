@@ -30,6 +30,7 @@ use crate::mirror::Mirror;
 use crate::process::{Ends, HostStreams, Process};
 use crate::reaper::{Exit, Reaper};
 use crate::sandbox_files;
+use crate::spare::Spare;
 use crate::streams::Streams;
 use failure::{Failure, failed};
 use volumes::{Undo, place_memory, unmount};
@@ -59,6 +60,7 @@ pub(crate) struct AgentService {
     reaper: Reaper,
     streams: Streams,
     plugs: Plugs,
+    spare: Arc<Spare>,
     // Held for map operations and the container's own system calls, never
     // across an await.
     containers: Arc<Mutex<HashMap<String, Entry>>>,
@@ -84,6 +86,7 @@ impl AgentService {
             reaper,
             streams,
             plugs: Plugs::default(),
+            spare: Arc::default(),
             containers: Arc::default(),
             mirrors: Arc::default(),
         }
@@ -527,6 +530,21 @@ impl agent_ttrpc::Agent for AgentService {
         let released = self.plugs.release(&request.serial);
         let released = released.map_err(Failure::internal_from);
         released.map(|()| Empty::new()).or_else(failed)
+    }
+
+    async fn grow(
+        &self,
+        _: &TtrpcContext,
+        request: agent::Resources,
+    ) -> ttrpc::Result<agent::Resources> {
+        loop {
+            let taken = self.spare.take_one(request.vcpus, request.memory_bytes);
+            match taken.map_err(Failure::internal_from) {
+                Ok(taken) if taken.more => tokio::task::yield_now().await,
+                Ok(taken) => return Ok(convert::resources(taken)),
+                Err(failure) => return failed(failure),
+            }
+        }
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

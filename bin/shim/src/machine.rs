@@ -4,9 +4,9 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use bulkhead_bundle::Size;
+use bulkhead_bundle::Growth;
 use bulkhead_config::Config;
-use bulkhead_hypervisor::{BootImage, Disk, DiskSource, SpareDisks, VmConfig};
+use bulkhead_hypervisor::{BootImage, Disk, DiskSource, Spare, SpareDisks, VmConfig};
 use bulkhead_provision::monitor::{self, Monitor};
 use bulkhead_provision::network::{self, Joined};
 use bulkhead_provision::share::{self, Server};
@@ -57,7 +57,12 @@ fn failed(error: impl std::error::Error + 'static) -> Failure {
 
 /// Prepares the machine of a pod. Has to run on the process's first thread,
 /// with which the helpers die. Nothing is left of a failure.
-pub(crate) fn prepare(spec: &Spec, config: &Config, place: &Place, size: Size) -> Outcome<Machine> {
+pub(crate) fn prepare(
+    spec: &Spec,
+    config: &Config,
+    place: &Place,
+    size: Growth,
+) -> Outcome<Machine> {
     // The monitor is asked for its version while the rest is made.
     std::thread::scope(|scope| {
         let monitor = scope.spawn(|| monitor::open(&config.accelerator).map_err(failed));
@@ -78,13 +83,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(spec: &Spec, config: &Config, place: &Place, size: Size) -> Outcome<Self> {
+    fn new(spec: &Spec, config: &Config, place: &Place, size: Growth) -> Outcome<Self> {
         let guest = guest::open(&config.kernel, config.guests.clone()).map_err(failed)?;
         // The file server closes itself in while the rest is made.
         let mut server = serve(&place.dir())?;
         let disk = writable::make_unnamed(Path::new(DISKS), config.storage_mib << 20);
         let writable = disk.map_err(failed)?;
-        let network = join(spec, place, size.vcpus)?;
+        let network = join(spec, place, size.size().vcpus)?;
         share::ready(&mut server.helper).map_err(failed)?;
         let share = Share::of(server.helper.pid()).map_err(failed)?;
         Ok(Self {
@@ -102,18 +107,23 @@ impl Parts {
         spec: &Spec,
         config: &Config,
         place: &Place,
-        size: Size,
+        size: Growth,
     ) -> Machine {
         let (kernel, initramfs) = self.guest;
         let mut network = self.network;
+        let (own, spare) = (size.size(), size.spare());
         let vm = VmConfig {
             boot: BootImage {
                 kernel,
                 initramfs,
                 cmdline: Vec::new(),
             },
-            vcpus: size.vcpus,
-            memory: size.memory,
+            vcpus: own.vcpus,
+            memory: own.memory,
+            spare: Spare {
+                vcpus: spare.vcpus,
+                memory: spare.memory,
+            },
             disks: vec![Disk {
                 serial: WRITABLE.to_owned(),
                 source: DiskSource::File(self.writable),

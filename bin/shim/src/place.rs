@@ -106,6 +106,12 @@ impl Place {
         std::fs::write(self.dir().join("cgroup"), path)
     }
 
+    /// What the control group may have of memory, bytes; none: unlimited.
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        let path = std::fs::read_to_string(self.dir().join("cgroup")).ok()?;
+        Cgroup::of(&path).ok()?.memory_limit()
+    }
+
     /// Removes the control group, when nobody is in it any more who does not
     /// leave or end. Who cannot leaves the note for the next who tries.
     pub(crate) fn remove_cgroup(&self) -> bool {

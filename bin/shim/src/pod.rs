@@ -14,6 +14,7 @@ mod creation;
 mod debug;
 mod disks;
 mod exec;
+mod growth;
 mod life;
 mod mirrors;
 mod ports;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use bulkhead_bundle::{Kind, Room, Size, Told};
+use bulkhead_bundle::{Growth, Kind, Told};
 use bulkhead_provision::settle;
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
@@ -96,10 +97,8 @@ struct State {
     debug: bool,
     /// Where its calls are told of; none: nowhere.
     tracer: Option<Tracer>,
-    /// Of the machine, once there was one.
-    size: Option<Size>,
-    /// What of it the containers share.
-    room: Option<Room>,
+    /// How large the machine is and can be, once there was one.
+    size: Option<Growth>,
     sysctls: HashMap<String, String>,
     /// Where this process was before it joined the pod's control group.
     origin: Option<Origin>,

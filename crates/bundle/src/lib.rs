@@ -8,6 +8,7 @@
 mod adapt;
 mod debug;
 mod devices;
+mod growth;
 mod pod_config;
 mod size;
 mod update;
@@ -23,8 +24,9 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 pub use adapt::{Adapted, Bind, Told, adapt};
 pub use debug::{Debug, debug};
 pub use devices::BlockDevice;
+pub use growth::{Growth, demand};
 pub use pod_config::{POD_CONFIG, pod_spec};
-pub use size::{Size, size};
+pub use size::{Size, size, spare};
 pub use update::{Room, update};
 
 const MIB: u64 = 1 << 20;

@@ -1,6 +1,7 @@
 //! How large a pod's machine is.
 
 use bulkhead_config::Config;
+use bulkhead_protocol::MEMORY_BLOCK;
 use oci_spec::runtime::Spec;
 
 use crate::{MIB, Refusal, annotation};
@@ -22,6 +23,44 @@ pub struct Size {
     pub memory: u64,
 }
 
+/// The pod's own limits.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Bytes.
+    memory: Option<u64>,
+    /// vCPUs that it can fill.
+    vcpus: Option<u64>,
+}
+
+impl Limits {
+    fn of(spec: &Spec) -> Self {
+        let number = |key: &str| annotation(spec, &[key]).and_then(|text| text.parse::<i64>().ok());
+        let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+        let memory = resources.and_then(|r| r.memory().as_ref());
+        let own_memory = memory.and_then(|memory| memory.limit());
+        let cpu = resources.and_then(|r| r.cpu().as_ref());
+        let memory = number(SANDBOX_MEMORY)
+            .filter(|bytes| *bytes > 0)
+            .or(own_memory.filter(|bytes| *bytes > 0));
+        let quota = number(SANDBOX_QUOTA)
+            .or_else(|| cpu.and_then(|cpu| cpu.quota()))
+            .filter(|quota| *quota > 0);
+        let period = number(SANDBOX_PERIOD)
+            .or_else(|| cpu.and_then(|cpu| cpu.period()).map(u64::cast_signed))
+            .filter(|period| *period > 0)
+            .unwrap_or(100_000);
+        Self {
+            memory: memory.and_then(|bytes| u64::try_from(bytes).ok()),
+            vcpus: quota.map(|quota| (quota as u64).div_ceil(period as u64)),
+        }
+    }
+}
+
+/// More vCPUs than the host has CPUs would only wait for each other.
+pub(crate) fn host_vcpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
+}
+
 /// The size the pod's limits ask for: its memory limit and what the guest
 /// itself needs; as many vCPUs as its CPU limit can fill. Never more memory
 /// than the pod's control group has `room` for, bytes, beside what the host
@@ -30,29 +69,13 @@ pub struct Size {
 /// # Errors
 /// When the room is too small for any machine.
 pub fn size(spec: &Spec, config: &Config, room: Option<u64>) -> Result<Size, Refusal> {
-    let number = |key: &str| annotation(spec, &[key]).and_then(|text| text.parse::<i64>().ok());
-    let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
-    let memory = resources.and_then(|r| r.memory().as_ref());
-    let own_memory = memory.and_then(|memory| memory.limit());
-    let cpu = resources.and_then(|r| r.cpu().as_ref());
-    let limit = number(SANDBOX_MEMORY)
-        .filter(|bytes| *bytes > 0)
-        .or(own_memory.filter(|bytes| *bytes > 0));
-    let memory = match limit.and_then(|bytes| u64::try_from(bytes).ok()) {
+    let limits = Limits::of(spec);
+    let memory = match limits.memory {
         Some(bytes) => bytes.div_ceil(MIB) + config.guest_overhead_mib,
         None => config.memory_mib,
     };
-    let quota = number(SANDBOX_QUOTA)
-        .or_else(|| cpu.and_then(|cpu| cpu.quota()))
-        .filter(|quota| *quota > 0);
-    let period = number(SANDBOX_PERIOD)
-        .or_else(|| cpu.and_then(|cpu| cpu.period()).map(u64::cast_signed))
-        .filter(|period| *period > 0)
-        .unwrap_or(100_000);
-    let host = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let vcpus = match quota {
-        // More than the host has would only wait for each other.
-        Some(quota) => (quota as u64).div_ceil(period as u64).clamp(1, host) as u32,
+    let vcpus = match limits.vcpus {
+        Some(vcpus) => vcpus.clamp(1, host_vcpus()) as u32,
         None => config.vcpus,
     };
     let least = config.guest_overhead_mib + LEAST_ROOM_MIB;
@@ -68,4 +91,20 @@ pub fn size(spec: &Spec, config: &Config, room: Option<u64>) -> Result<Size, Ref
         vcpus,
         memory: memory.max(least).min(room.unwrap_or(u64::MAX)) * MIB,
     })
+}
+
+/// What a machine of this size can be given later. Of memory nothing, unless the
+/// pod's control group has a limit (`bounded`): the size of the machine is what
+/// bounds the others, and a hostile guest need not leave alone what is spare.
+pub fn spare(spec: &Spec, config: &Config, size: Size, bounded: bool) -> Size {
+    let limits = Limits::of(spec);
+    let more = host_vcpus().saturating_sub(size.vcpus.into()) as u32;
+    let memory = config.grow_memory_mib * MIB;
+    Size {
+        vcpus: limits.vcpus.map_or(0, |_| config.grow_vcpus.min(more)),
+        memory: match bounded && limits.memory.is_some() {
+            true => memory - memory % MEMORY_BLOCK,
+            false => 0,
+        },
+    }
 }

@@ -4,11 +4,11 @@
 //! them. What the guest can change is passed on; what it cannot must be what it
 //! was, or is refused by name: nothing is ignored.
 
-use bulkhead_config::Config;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxResources};
 use serde_json::Value;
 
-use crate::{MIB, Refusal, Size};
+use crate::Refusal;
+use crate::size::host_vcpus;
 
 /// What the containers of a machine share, beyond which no limit has a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,18 +19,8 @@ pub struct Room {
     pub memory: u64,
 }
 
-impl Room {
-    /// The room in a machine of this size.
-    pub fn of(size: Size, config: &Config) -> Self {
-        Self {
-            vcpus: size.vcpus,
-            memory: size.memory.saturating_sub(config.guest_overhead_mib * MIB),
-        }
-    }
-}
-
 /// The limits to be passed on to the guest, of those that were asked for. `had`
-/// are those the container was made with.
+/// are those the container has; `room` is all the machine can give.
 ///
 /// # Errors
 /// What cannot be changed while the container runs, and what its machine cannot
@@ -120,8 +110,9 @@ fn is_nothing(value: &Value) -> bool {
 fn refuse_memory(limit: i64, room: Room) -> Result<(), Refusal> {
     if u64::try_from(limit).is_ok_and(|limit| limit > room.memory) {
         return Err(Refusal::new(format!(
-            "a memory limit of {limit} bytes is more than the pod's machine has for containers \
-             ({} bytes), which cannot grow while it runs; make the pod anew with the larger limit",
+            "a memory limit of {limit} bytes is more than the pod's machine can have for containers \
+             ({} bytes), beyond which it cannot grow while it runs; make the pod anew with the \
+             larger limit",
             room.memory
         )));
     }
@@ -134,11 +125,11 @@ fn refuse_cpu(cpu: &LinuxCpu, room: Room) -> Result<(), Refusal> {
     let quota = cpu.quota().and_then(|quota| u64::try_from(quota).ok());
     let period = cpu.period().filter(|period| *period > 0).unwrap_or(PERIOD);
     let wanted = quota.unwrap_or(0).div_ceil(period);
-    let host = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let host = host_vcpus();
     if wanted.min(host) > u64::from(room.vcpus) {
         return Err(Refusal::new(format!(
-            "a CPU limit of {} µs in {period} µs needs {} vCPUs, and the pod's machine has {}, \
-             which cannot be more while it runs; make the pod anew with the larger limit",
+            "a CPU limit of {} µs in {period} µs needs {} vCPUs, and the pod's machine can have {} \
+             while it runs; make the pod anew with the larger limit",
             quota.unwrap_or(0),
             wanted.min(host),
             room.vcpus
@@ -153,6 +144,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::MIB;
 
     const ROOM: Room = Room {
         vcpus: 1,

@@ -47,7 +47,7 @@ const fn of_pods(name: &'static str, range: Range, what: &'static str) -> Settin
 }
 
 /// All of them.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 18] = [
     setting(
         "accelerator",
         Range::Words(&["auto", "kvm", "tcg"]),
@@ -73,6 +73,19 @@ pub const SETTINGS: [Setting; 16] = [
         "memory_mib",
         Range::Number(64, 1 << 24),
         "Memory of the machine of a pod without a memory limit, MiB.",
+    ),
+    setting(
+        "grow_vcpus",
+        Range::Number(0, 64),
+        "vCPUs the machine of a pod with a CPU limit can be given beside those of its start, when \
+         the limits of its containers are raised; never more than the host has.",
+    ),
+    setting(
+        "grow_memory_mib",
+        Range::Number(0, 1 << 24),
+        "Memory the machine of a pod whose control group has a memory limit can be given beside \
+         that of its start, when the limits of its containers are raised, MiB, in whole blocks of \
+         128.",
     ),
     setting(
         "guest_overhead_mib",

@@ -13,6 +13,9 @@ pub struct VmConfig {
     pub vcpus: u32,
     /// Guest memory, bytes; a multiple of 1 MiB.
     pub memory: u64,
+    /// What the machine has beside these, and the guest leaves alone until its agent
+    /// is told to take it.
+    pub spare: Spare,
     /// Disks, in the order the guest sees them.
     pub disks: Vec<Disk>,
     /// Room for disks that are plugged in while it runs.
@@ -24,6 +27,20 @@ pub struct VmConfig {
     /// User and group the monitor runs as; `None` keeps the caller's.
     pub user: Option<(u32, u32)>,
 }
+
+/// What a guest may take while it runs. Its kernel keeps to that, not the monitor:
+/// what bounds a hostile one is its control group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spare {
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Bytes; a multiple of [`MEMORY_BLOCK`](crate::MEMORY_BLOCK).
+    pub memory: u64,
+}
+
+/// Memory is taken in blocks of this size, bytes, at its multiples: a section of
+/// x86's sparse memory (`SECTION_SIZE_BITS`).
+pub const MEMORY_BLOCK: u64 = 128 << 20;
 
 /// Kernel, initramfs and what is said to the kernel.
 #[derive(Debug)]

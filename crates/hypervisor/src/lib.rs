@@ -17,7 +17,8 @@ mod console;
 mod exit;
 
 pub use config::{
-    BootImage, Disk, DiskSource, Extent, NetBackend, NetDevice, ShareDevice, SpareDisks, VmConfig,
+    BootImage, Disk, DiskSource, Extent, MEMORY_BLOCK, NetBackend, NetDevice, ShareDevice, Spare,
+    SpareDisks, VmConfig,
 };
 pub use console::{Console, LINE_LIMIT, LINES_KEPT};
 pub use exit::ExitReason;

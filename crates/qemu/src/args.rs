@@ -3,7 +3,7 @@
 //! Nothing a tenant wrote can get here: disks are named by position, files by
 //! descriptor number; the few strings (serials, tags) are checked.
 
-use bulkhead_hypervisor::Error;
+use bulkhead_hypervisor::{Error, MEMORY_BLOCK, Spare};
 use bulkhead_protocol_port::CHANNEL_PORT;
 
 use crate::accel::Accelerator;
@@ -15,6 +15,9 @@ pub(crate) const DISK_LIMIT: usize = 8;
 
 /// Slots of the machine.
 const SLOTS: usize = 24;
+
+/// Where `microvm` interrupts memory, and where it goes on, bytes: hw/i386/microvm.c.
+const HOLE: (u64, u64) = (3 << 30, 4 << 30);
 
 /// The guest's name for the agent's port. The same constant the agent knows;
 /// this crate stands below the protocol crate, so a test compares the two.
@@ -30,6 +33,7 @@ pub(crate) struct Machine {
     pub(crate) cmdline: Vec<String>,
     pub(crate) vcpus: u32,
     pub(crate) memory: u64,
+    pub(crate) spare: Spare,
     pub(crate) disks: Vec<MachineDisk>,
     pub(crate) nets: Vec<MachineNet>,
     pub(crate) shares: Vec<MachineShare>,
@@ -148,7 +152,7 @@ impl Machine {
     }
 
     fn platform(&self, accelerator: &Accelerator, args: &mut Arguments) {
-        let mebibytes = self.memory >> 20;
+        let mebibytes = self.all_memory() >> 20;
         match accelerator {
             Accelerator::Kvm { .. } => {
                 args.pair("-accel", "kvm")
@@ -174,7 +178,31 @@ impl Machine {
             "microvm,memory-backend=ram,rtc=on,pcie=off,usb=off,graphics=off",
         );
         args.pair("-m", format!("{mebibytes}M"));
-        args.pair("-smp", self.vcpus.to_string());
+        args.pair("-smp", (self.vcpus + self.spare.vcpus).to_string());
+    }
+
+    /// The guest's and the spare, which begins with a block.
+    fn all_memory(&self) -> u64 {
+        match self.spare.memory {
+            0 => self.memory,
+            spare => self.memory.next_multiple_of(MEMORY_BLOCK) + spare,
+        }
+    }
+
+    /// What the kernel leaves alone until it is told: Documentation/admin-guide/
+    /// kernel-parameters.txt.
+    fn left_alone(&self) -> impl Iterator<Item = String> {
+        // The limit is an address.
+        let hole = match self.memory > HOLE.0 {
+            true => HOLE.1 - HOLE.0,
+            false => 0,
+        };
+        let memory = (self.spare.memory > 0).then(|| (self.memory + hole) >> 20);
+        let vcpus = (self.spare.vcpus > 0).then_some(self.vcpus);
+        let memory = memory.map(|mebibytes| format!("mem={mebibytes}M"));
+        memory
+            .into_iter()
+            .chain(vcpus.map(|own| format!("maxcpus={own}")))
     }
 
     fn boot(&self, accelerator: &Accelerator, args: &mut Arguments) {
@@ -200,6 +228,7 @@ impl Machine {
             words.push(format!("tsc_early_khz={khz}"));
             words.push("no_timer_check".to_owned());
         }
+        words.extend(self.left_alone());
         words.extend(self.cmdline.iter().cloned());
         // QEMU reads both with plain open(2), which knows no descriptor sets.
         args.pair("-kernel", format!("/proc/self/fd/{}", self.kernel));

@@ -218,6 +218,7 @@ fn inherit(config: VmConfig, jail: &mut Jail) -> std::io::Result<Machine> {
         cmdline: config.boot.cmdline,
         vcpus: config.vcpus,
         memory: config.memory,
+        spare: config.spare,
         disks,
         nets,
         shares,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bulkhead_protocol::agent::{
     Archive, ContainerRequest, CreateContainerRequest, Device, ExecRequest, MemoryVolume,
-    ProcessRequest, ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest,
-    Volume, VolumeRequest,
+    ProcessRequest, ResizeTerminalRequest, Resources, SignalRequest, StatsResponse, Stdio,
+    UpdateRequest, Volume, VolumeRequest,
 };
 use bulkhead_protocol::mux::Stream;
 use bulkhead_protocol::stream::{CONNECTED, Header, Kind};
@@ -242,6 +242,22 @@ impl Sandbox {
         };
         self.agent.follow_volume(context(), &request).await?;
         Ok(())
+    }
+
+    /// Has the guest take of what the machine has to spare, until so many processors
+    /// run and it has so many bytes of memory beside those of its start; what it has
+    /// then, which may be less.
+    ///
+    /// # Errors
+    /// [`AgentError`]; what the guest took before stays.
+    pub async fn grow(&self, vcpus: u32, memory: u64) -> Result<(u32, u64), AgentError> {
+        let request = Resources {
+            vcpus,
+            memory_bytes: memory,
+            ..Default::default()
+        };
+        let taken = self.agent.grow(context(), &request).await?;
+        Ok((taken.vcpus, taken.memory_bytes))
     }
 
     /// Connects to a port of the guest's loopback interface. `None`: nobody

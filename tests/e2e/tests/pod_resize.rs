@@ -85,7 +85,7 @@ async fn what_the_machine_cannot_give_is_refused_and_changes_nothing() {
         })
         .await
         .unwrap();
-    let mut limits = memory(2048);
+    let mut limits = memory(8192);
     limits.cpu_shares = 2;
     let text = update(&node, &app, limits).await.unwrap_err();
     assert!(text.message().contains("cannot grow"), "{text}");
@@ -103,5 +103,101 @@ async fn what_the_machine_cannot_give_is_refused_and_changes_nothing() {
         let text = update(&node, &app, two).await.unwrap_err();
         assert!(text.message().contains("needs 2 vCPUs"), "{text}");
     }
+    pod.remove().await.unwrap();
+}
+
+/// What the pod's control group on the host may have of memory, as the kubelet says
+/// before it tells the containers.
+fn bound(node: &Node, mib: u64) {
+    let group = node.pod_group("memory");
+    let files = ["memory.max", "memory.limit_in_bytes"];
+    let file = files.iter().find(|file| group.join(file).exists());
+    let file = file.expect("the host counts memory");
+    std::fs::write(group.join(file), (mib << 20).to_string()).expect("a limit is set");
+}
+
+/// A limit of memory, and one of processors in hundredths.
+fn both(mib: i64, hundredths: i64) -> LinuxContainerResources {
+    LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: hundredths * 1000,
+        ..memory(mib)
+    }
+}
+
+async fn number(container: &Container<'_>, script: &str) -> u64 {
+    let seen = container.exec(script).await;
+    seen.out.parse().unwrap_or_else(|_| panic!("{seen:?}"))
+}
+
+/// MiB of the guest.
+const GUEST_MEMORY: &str = "awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo";
+
+#[tokio::test]
+async fn a_pod_outgrows_the_machine_it_started_with() {
+    if !in_machine() {
+        return;
+    }
+    let node = Node::start().await;
+    bound(&node, 400);
+    let pod = node
+        .pod_with("grown", |config| {
+            config.linux.as_mut().unwrap().resources = Some(both(64, 100));
+        })
+        .await
+        .unwrap();
+    let limited = |limits: LinuxContainerResources| {
+        move |config: &mut bulkhead_e2e::cri::ContainerConfig| {
+            config.linux.as_mut().unwrap().resources = Some(limits);
+        }
+    };
+    let app = pod.start_with("app", "sleep 1000", limited(memory(32)));
+    let app = app.await.unwrap();
+    let other = pod.start_with("other", "sleep 1000", limited(both(32, 50)));
+    let other = other.await.unwrap();
+    let before = number(&app, GUEST_MEMORY).await;
+    assert_eq!(number(&app, "nproc").await, 1);
+    assert_ne!(take(&app, 120).await, 0);
+
+    // What both need, not each for itself.
+    update(&node, &app, memory(200)).await.unwrap();
+    assert_eq!(take(&app, 120).await, 0);
+    update(&node, &other, both(32, 150)).await.unwrap();
+    assert_eq!(other.exec("echo well").await.out, "well");
+    let after = number(&app, GUEST_MEMORY).await;
+    assert!(after >= before + 128, "{before} MiB became {after}");
+    let host = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(number(&app, "nproc").await, 2.min(host as u64));
+
+    // A machine stays as it is when limits are lowered, and the limits hold.
+    update(&node, &app, memory(32)).await.unwrap();
+    assert_ne!(take(&app, 80).await, 0);
+    assert_eq!(number(&app, GUEST_MEMORY).await, after);
+
+    // The pod's own limit has to be raised first.
+    let early = update(&node, &app, memory(500)).await.unwrap_err();
+    assert!(early.message().contains("control group"), "{early}");
+    bound(&node, 2048);
+    update(&node, &app, memory(500)).await.unwrap();
+    assert_eq!(take(&app, 300).await, 0);
+    assert_eq!(other.exec("echo well").await.out, "well");
+    pod.remove().await.unwrap();
+}
+
+/// The machine is what bounds a pod that has no limit: it does not grow.
+#[tokio::test]
+async fn a_pod_nobody_bounds_has_the_machine_it_started_with() {
+    if !in_machine() {
+        return;
+    }
+    let node = Node::start().await;
+    let pod = node.pod("unbounded").await;
+    let app = pod.start("app", "sleep 1000").await;
+    let command = node.monitor_of(&pod);
+    let words = std::fs::read(format!("/proc/{command}/cmdline")).unwrap();
+    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+    assert!(words.contains(" -m 512M -smp 1 "), "{words}");
+    let text = update(&node, &app, memory(2048)).await.unwrap_err();
+    assert!(text.message().contains("cannot grow"), "{text}");
     pod.remove().await.unwrap();
 }

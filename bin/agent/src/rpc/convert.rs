@@ -10,6 +10,7 @@ use rustix::pipe::PipeFlags;
 
 use crate::container;
 use crate::process::Ends;
+use crate::spare::Taken;
 
 /// Makes the child's stdio and the agent's ends of it.
 pub(super) fn stdio(wanted: &agent::Stdio) -> std::io::Result<(container::Stdio, Ends)> {
@@ -69,6 +70,15 @@ pub(super) fn process(pid: i32, phases: &[(&str, Duration)]) -> agent::ProcessRe
     agent::ProcessResponse {
         pid: pid.unsigned_abs(),
         phases: phases.collect(),
+        ..Default::default()
+    }
+}
+
+/// What the guest has of its machine.
+pub(super) fn resources(taken: Taken) -> agent::Resources {
+    agent::Resources {
+        vcpus: taken.vcpus,
+        memory_bytes: taken.memory,
         ..Default::default()
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use bulkhead_hypervisor::{BootImage, Disk, DiskSource, Extent, SpareDisks, VmConfig};
+use bulkhead_hypervisor::{BootImage, Disk, DiskSource, Extent, Spare, SpareDisks, VmConfig};
 use bulkhead_image::disk::{self, Piece};
 use bulkhead_image::{LayerFile, Lease, Store};
 use bulkhead_provision::monitor::{self, Monitor};
@@ -79,6 +79,8 @@ fn prepare(record: &Record, dir: &ContainerDir) -> Result<Plan, Failure> {
             },
             vcpus: record.vcpus,
             memory: record.memory,
+            // Nobody can ask a single container's machine to grow.
+            spare: Spare::default(),
             disks,
             nets: network.devices,
             shares: shares.devices,

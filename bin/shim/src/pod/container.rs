@@ -41,7 +41,7 @@ pub(crate) struct Container {
     disks: Vec<Use>,
     /// Compiled filter, which further processes get too.
     pub(super) seccomp: Vec<u8>,
-    /// Its limits as containerd first told them.
+    /// Its limits as containerd told them.
     resources: Option<LinuxResources>,
     pub(crate) paused: bool,
     /// None for the pod itself, which this process stands for.
@@ -87,6 +87,29 @@ impl Container {
 
     pub(super) fn resources(&self) -> Option<&LinuxResources> {
         self.resources.as_ref()
+    }
+
+    /// Its limits are these from now on, as far as they say something.
+    pub(super) fn set_limits(&mut self, told: &LinuxResources) {
+        self.resources = Some(self.limits_with(told));
+    }
+
+    /// Its limits, should these be told.
+    pub(super) fn limits_with(&self, told: &LinuxResources) -> LinuxResources {
+        let mut own = self.resources.clone().unwrap_or_default();
+        let limit = told.memory().as_ref().and_then(|memory| memory.limit());
+        if limit.is_some() {
+            let mut memory = own.memory().unwrap_or_default();
+            memory.set_limit(limit);
+            own.set_memory(Some(memory));
+        }
+        if let Some(told) = told.cpu() {
+            let mut cpu = own.cpu().clone().unwrap_or_default();
+            cpu.set_quota(told.quota().or(cpu.quota()));
+            cpu.set_period(told.period().or(cpu.period()));
+            own.set_cpu(Some(cpu));
+        }
+        own
     }
 
     pub(super) fn shared(&self) -> &[String] {
@@ -203,7 +226,7 @@ impl Pod {
         let (uid, room) = {
             let state = self.lock();
             let uid = state.kubernetes.as_ref().map(|own| own.uid.clone());
-            (uid.unwrap_or_default(), state.room)
+            (uid.unwrap_or_default(), state.size.map(|size| size.room()))
         };
         let owner = memory::Owner {
             uid: &uid,

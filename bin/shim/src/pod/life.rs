@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bundle::Room;
+use bulkhead_bundle::Growth;
 use bulkhead_config::{ConfigError, Loaded};
 use bulkhead_provision::helper;
 use bulkhead_sandbox::Sandbox;
@@ -59,8 +59,9 @@ impl Pod {
         bulkhead_bundle::refuse_host(spec)?;
         let limits = self.join_cgroup(spec)?;
         let size = bulkhead_bundle::size(spec, &config, limits.memory)?;
+        let spare = bulkhead_bundle::spare(spec, &config, size, limits.memory.is_some());
+        let size = Growth::new(size, spare, &config);
         let (debug, trace, layers) = (config.debug, config.trace, Layers::of(&config));
-        let shared = Room::of(size, &config);
         let mut machine = machine::prepare(spec, &config, &self.place, size)?;
         machine.config.guest.pids_limit = limits.pids.unwrap_or(0);
         if let Some(reason) = machine.monitor.emulated() {
@@ -81,7 +82,6 @@ impl Pod {
             let mut state = self.lock();
             state.share = Some(share);
             state.size = Some(size);
-            state.room = Some(shared);
             state.logs = bulkhead_bundle::log_directory(spec);
             state.debug = debug;
             state.layers = layers;

@@ -118,19 +118,20 @@ impl Pod {
     /// changed, none.
     pub(crate) async fn update(&self, id: &str, wanted: &LinuxResources) -> Outcome<()> {
         self.refuse_pod(id)?;
-        let room = self.lock().room;
-        let room = room.ok_or_else(|| Failure::state("the pod has no machine"))?;
+        let size = self.lock().size;
+        let size = size.ok_or_else(|| Failure::state("the pod has no machine"))?;
         let limits = self.with(id, |container| {
-            Ok(bulkhead_bundle::update(
-                wanted,
-                container.resources(),
-                room,
-            )?)
+            let had = container.resources();
+            Ok(bulkhead_bundle::update(wanted, had, size.most())?)
         })?;
         let container = self.running()?.container(id);
         refuse_below_usage(wanted, container.stats().await?.memory_current)?;
+        self.grow(id, wanted).await?;
         container.update(&limits).await?;
-        Ok(())
+        self.with(id, |container| {
+            container.set_limits(wanted);
+            Ok(())
+        })
     }
 
     /// Pids of a container's processes, in the guest.

@@ -7,6 +7,7 @@ fn machine() -> Machine {
         cmdline: vec!["bulkhead.debug".to_owned()],
         vcpus: 2,
         memory: 512 << 20,
+        spare: Spare::default(),
         disks: vec![
             MachineDisk {
                 serial: "layers".into(),
@@ -107,6 +108,7 @@ fn extents_are_listed_in_sectors() {
 #[test]
 fn the_agents_port_has_the_name_the_agent_looks_for() {
     assert_eq!(CHANNEL_PORT, bulkhead_protocol::CHANNEL_PORT);
+    assert_eq!(MEMORY_BLOCK, bulkhead_protocol::MEMORY_BLOCK);
 }
 
 #[test]
@@ -141,4 +143,29 @@ fn a_tap_device_of_several_queues_says_so() {
     machine.nets[0].fd = NetFd::Tap(vec![17, 18]);
     let two = machine.arguments(&tcg()).join(" ");
     assert!(two.contains("tap,id=net0,fds=17:18,vhost=off") && two.contains(",mq=on"));
+}
+
+#[test]
+fn the_guest_is_told_to_leave_alone_what_is_spare() {
+    assert!(!line(&tcg()).contains("mem=") && !line(&tcg()).contains("maxcpus="));
+    let mut machine = machine();
+    machine.spare = Spare {
+        vcpus: 3,
+        memory: 1 << 30,
+    };
+    let text = machine.arguments(&tcg()).join(" ");
+    assert!(text.contains("-m 1536M -smp 5"), "{text}");
+    assert!(text.contains("size=1536M"), "{text}");
+    assert!(
+        text.contains("mem=512M") && text.contains("maxcpus=2"),
+        "{text}"
+    );
+    // Spare memory begins with a block, and what is above the hole has addresses
+    // that much higher: a limit is an address.
+    machine.memory = (3 << 30) + (100 << 20);
+    let text = machine.arguments(&tcg()).join(" ");
+    assert!(
+        text.contains("-m 4224M") && text.contains("mem=4196M"),
+        "{text}"
+    );
 }
