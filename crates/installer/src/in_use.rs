@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use crate::places;
@@ -83,6 +86,21 @@ pub(crate) fn users(tree: &Tree, proc: &Path, version: &Version) -> Result<Vec<U
     Ok(found)
 }
 
+/// Waits until processes have ended, as long as that: a pod's shim outlives the
+/// answer that the pod is gone by a moment. pidfd_open(2).
+pub(crate) fn wait(users: &[User], limit: Duration) {
+    let deadline = Instant::now() + limit;
+    for user in users {
+        let pid = i32::try_from(user.pid).ok().and_then(Pid::from_raw);
+        // One that cannot be opened has ended.
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let (Some(process), Ok(left)) = (process, Timespec::try_from(left)) {
+            let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left));
+        }
+    }
+}
+
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> FileError {
     let path: PathBuf = path.to_owned();
     move |source| FileError {
@@ -148,8 +166,14 @@ mod tests {
             [child.id()]
         );
         tree.remove(&place.join(places::SHIM)).unwrap();
-        assert_eq!(found().len(), 1);
+        let running = found();
+        assert_eq!(running.len(), 1);
+        let start = Instant::now();
+        wait(&running, Duration::from_millis(50));
+        assert!(start.elapsed() >= Duration::from_millis(50));
         child.kill().unwrap();
+        wait(&running, Duration::from_secs(60));
+        assert!(start.elapsed() < Duration::from_secs(50));
         child.wait().unwrap();
         assert_eq!(found(), []);
     }

@@ -1,6 +1,7 @@
 //! Taking everything away again.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,6 +12,9 @@ use crate::places;
 use crate::state::{State, sweep};
 use crate::tree::FileError;
 use crate::version::Version;
+
+/// How long pods that were removed may take to be gone.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// What an uninstallation did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,6 +50,10 @@ impl Node<'_> {
                 self.undo_killed(&mut state, runtime)?;
             }
             removal.orphaned = self.users()?;
+            if !force && !removal.orphaned.is_empty() {
+                in_use::wait(&removal.orphaned, ENDING);
+                removal.orphaned = self.users()?;
+            }
             if !force && !removal.orphaned.is_empty() && !state.leaving {
                 return Err(Error::InUse(removal.orphaned));
             }
