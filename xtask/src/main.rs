@@ -3,6 +3,7 @@
 mod agent;
 mod bench;
 mod check;
+mod containerd2;
 mod demo;
 mod deploy;
 mod e2e_cluster;

@@ -1,9 +1,19 @@
 //! Every test.
 
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use crate::run::{self, Outcome};
-use crate::{Kernel, demo, guest, lab, prerequisites};
+use crate::{Kernel, containerd2, demo, guest, lab, prerequisites};
+
+/// What is tried once more with containerd 2, by who runs the sandbox of a pod:
+/// containerd, by a task, or the shim, by the Sandbox API. Patterns of cargo's.
+const CONTAINERD2: [(&str, &[&str]); 2] = [
+    ("podsandbox", &["pod*", "node_install"]),
+    ("shim", &["pods"]),
+];
 
 /// Installs, builds, tests; says how long each part took.
 pub(crate) fn run(yes: bool) -> Outcome {
@@ -33,12 +43,19 @@ pub(crate) fn run(yes: bool) -> Outcome {
     })?;
     timed("guest", &mut || guest::build(Kernel::Tuned).map(|_| ()))?;
     timed("tests", &mut || {
-        let mut test = run::cargo();
-        test.args(["test", "--workspace", "--no-fail-fast"]).env(
-            "BULKHEAD_TEST_PROGRAM",
-            run::workspace().join("target/debug/bulkhead"),
-        );
-        run::command(&mut test)
+        run::command(cargo_test().args(["--workspace", "--no-fail-fast"]))
+    })?;
+    timed("containerd 2", &mut || {
+        let programs = containerd2::programs()?;
+        for (sandboxer, tests) in CONTAINERD2 {
+            println!("\n== containerd 2, sandboxer `{sandboxer}`");
+            let mut test = cargo_test();
+            test.args(["--package", "bulkhead-e2e", "--no-fail-fast"]);
+            test.args(tests.iter().flat_map(|name| ["--test", name]));
+            test.env("PATH", before(&programs)?);
+            run::command(test.env("BULKHEAD_E2E_SANDBOXER", sandboxer))?;
+        }
+        Ok(())
     })?;
     // Emulated guests say nothing of what only KVM does.
     timed("KVM", &mut || {
@@ -59,11 +76,25 @@ pub(crate) fn run(yes: bool) -> Outcome {
         lab::run(yes, clock, &words)
     })?;
     for (name, seconds) in times {
-        println!("{name:<10} {seconds:>5} s");
+        println!("{name:<12} {seconds:>5} s");
     }
     Ok(())
 }
 
-fn text(path: &std::path::Path) -> String {
+fn cargo_test() -> Command {
+    let mut test = run::cargo();
+    let program = run::workspace().join("target/debug/bulkhead");
+    test.arg("test").env("BULKHEAD_TEST_PROGRAM", program);
+    test
+}
+
+/// The search path with a directory before all others.
+fn before(first: &Path) -> Outcome<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(first.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(all).map_err(|e| e.to_string())
+}
+
+fn text(path: &Path) -> String {
     path.display().to_string()
 }

@@ -48,6 +48,9 @@ const UP: Duration = Duration::from_secs(20);
 /// How long a container may take to end by itself.
 const END: Duration = Duration::from_secs(60);
 
+/// How long a shim may outlive its pod.
+const GONE: Duration = Duration::from_secs(1);
+
 /// Lines of containerd's log shown when a test fails.
 const LOG_LINES: usize = 40;
 
@@ -420,6 +423,26 @@ impl Node {
     pub fn shims(&self) -> Vec<u32> {
         let socket = self.path().join("containerd.sock").display().to_string();
         processes(|args| args.contains("containerd-shim-") && args.contains(&socket))
+    }
+
+    /// Those of them that clean up after another, which containerd runs.
+    #[must_use]
+    pub fn cleaners(&self) -> Vec<u32> {
+        let cleans = |pid: &u32| {
+            let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            args.ends_with(b"\0delete\0")
+        };
+        self.shims().into_iter().filter(cleans).collect()
+    }
+
+    /// Waits until no shim is left, a moment: it outlives by that much the answer
+    /// that its pod is gone.
+    pub async fn no_shims(&self) {
+        let deadline = Instant::now() + GONE;
+        while !self.shims().is_empty() {
+            assert!(Instant::now() < deadline, "{:?} are left", self.shims());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Process id of containerd, while it runs.

@@ -95,7 +95,8 @@ async fn a_group_too_small_for_a_machine_is_refused_and_nothing_is_killed() {
         text.contains("leaves 36 MiB for the machine, which needs 128"),
         "{text}"
     );
-    assert!(node.shims().is_empty() && node.monitors().is_empty());
+    node.no_shims().await;
+    assert!(node.monitors().is_empty());
     assert_eq!(group.children(), Vec::<PathBuf>::new());
 }
 
@@ -131,7 +132,7 @@ async fn ports_of_the_pods_loopback_are_forwarded() {
     assert!(nobody.contains("8081"), "{nobody}");
     assert_eq!(app.exec("echo well").await.out, "well");
     pod.remove().await.unwrap();
-    assert!(node.shims().is_empty());
+    node.no_shims().await;
 }
 
 /// What a GET of a path answers.

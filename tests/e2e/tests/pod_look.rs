@@ -141,7 +141,7 @@ async fn a_pod_is_looked_into_from_its_host() {
         assert_eq!(mode & 0o777, 0o600);
     }
     pod.remove().await.unwrap();
-    assert!(node.shims().is_empty());
+    node.no_shims().await;
 }
 
 #[tokio::test]

@@ -317,5 +317,6 @@ async fn the_hosts_namespaces_are_refused_in_one_sentence() {
             assert_eq!(network(), before);
         }
     }
-    assert!(node.shims().is_empty() && node.monitors().is_empty());
+    node.no_shims().await;
+    assert!(node.monitors().is_empty());
 }

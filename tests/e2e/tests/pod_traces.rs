@@ -196,7 +196,7 @@ async fn a_pods_start_is_one_trace_from_the_call_to_the_guest() {
         "{status:?}"
     );
     pod.remove().await.unwrap();
-    assert!(node.shims().is_empty());
+    node.no_shims().await;
 }
 
 #[tokio::test]

@@ -86,5 +86,5 @@ async fn a_process_that_cannot_start_yet_holds_up_nobody_else() {
     assert_eq!(late.ended().await.exit_code, 0);
     assert_eq!(late.log(), "stdout started\n");
     pod.remove().await.unwrap();
-    assert!(node.shims().is_empty());
+    node.no_shims().await;
 }

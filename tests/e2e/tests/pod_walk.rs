@@ -67,15 +67,17 @@ async fn whatever_is_killed_whenever_nothing_is_left() {
         let delay = Duration::from_millis(next(&mut seed) % LIFE);
         let victim = ["monitor", "shim", "file server", "containerd"][(number % 4) as usize];
         let name = format!("p{number}");
-        let killed = {
+        let (killed, cleaners) = {
             let blow = async {
                 tokio::time::sleep(delay).await;
-                match victim {
+                let cleaners = node.cleaners().len();
+                let killed = match victim {
                     "monitor" => kill(&node.monitors()),
                     "shim" => kill(&node.shims()),
                     "file server" => kill(&node.file_servers()),
                     _ => kill(&node.containerd()),
-                }
+                };
+                (killed, cleaners)
             };
             let (_, killed) = tokio::join!(life(&node, &name), blow);
             killed
@@ -89,9 +91,15 @@ async fn whatever_is_killed_whenever_nothing_is_left() {
             panic!("{victim} killed after {delay:?}: {error}");
         }
         let mut left = node.left_after(CLEANED).await;
-        if left.iter().all(|path| path.starts_with(bulkhead_e2e::PODS)) && !left.is_empty() {
-            // Of a shim that died before containerd had connected to it, which
-            // has nobody clean up then: the next pod does.
+        let cleaner_killed = victim == "shim" && cleaners > 0;
+        let forgotten = |path: &String| match cleaner_killed {
+            true => path.starts_with('/'),
+            false => path.starts_with(bulkhead_e2e::PODS),
+        };
+        if left.iter().all(forgotten) && !left.is_empty() {
+            // Of a shim that died before containerd had connected to it, which has
+            // nobody clean up then, or whose cleaner was killed as well: the next
+            // pod does.
             if let Err(error) = life(&node, &format!("after{number}")).await {
                 panic!("{victim} killed after {delay:?}, the next pod: {error}");
             }

@@ -41,7 +41,7 @@ async fn containers_of_a_pod_share_its_kernel_name_and_network() {
     assert!(addresses.contains("mtu 1400"), "{addresses}");
 
     pod.remove().await.unwrap();
-    assert!(node.shims().is_empty());
+    node.no_shims().await;
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_container_may_have_the_processes_of_one_other() {
     assert_eq!(debug.ended().await.exit_code, 137);
     assert_eq!(other.exec("echo well").await.out, "well");
     pod.remove().await.unwrap();
-    assert!(node.shims().is_empty());
+    node.no_shims().await;
 }
 
 #[tokio::test]
@@ -164,5 +164,5 @@ async fn containers_may_share_their_processes() {
     let seen = side.exec("ps -o args").await.out;
     assert!(seen.contains("sleep 5678"), "{seen}");
     pod.remove().await.unwrap();
-    assert!(node.shims().is_empty());
+    node.no_shims().await;
 }

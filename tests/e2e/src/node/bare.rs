@@ -38,7 +38,8 @@ exec nsenter --net=/run/netns/@NAMESPACE unshare --mount --propagation slave \
     exec containerd --config @DIR/host/etc/containerd/config.toml'
 "#;
 
-/// Stops the containerd that runs, if one does, and starts one.
+/// Stops the containerd that runs, if one does, and starts one; returns when it is up,
+/// as a service manager does.
 const RESTART: &str = r#"#!/bin/sh
 echo restarted >> @DIR/restarts
 pid=$(cat @DIR/pid 2>/dev/null)
@@ -47,6 +48,11 @@ if [ -n "$pid" ]; then
   while readlink "/proc/$pid/exe" > /dev/null; do sleep 0.05; done
 fi
 setsid @DIR/start < /dev/null >> @DIR/log 2>&1 &
+for try in $(seq 200); do
+  ctr --connect-timeout 1s --address @DIR/containerd.sock version > /dev/null 2>&1 && exit 0
+  sleep 0.05
+done
+exit 1
 "#;
 
 pub(super) fn configure(dir: &Path, namespace: &str) {

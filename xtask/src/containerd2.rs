@@ -1,0 +1,121 @@
+//! A containerd of the second line, beside the machine's own: Debian's next release
+//! has one. Nothing of it is installed; its programs are unpacked below `target`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{self, Outcome};
+
+/// The release of Debian whose containerd it is.
+const RELEASE: &str = "forky";
+
+/// What apt says of each index it would read, one a line.
+const FIELDS: &str = "$(ORIGIN)|$(REPO_URI)";
+
+/// The directory with `containerd` and `ctr`, fetched if it is not there.
+pub(crate) fn programs() -> Outcome<PathBuf> {
+    let dir = run::workspace().join("target/containerd2");
+    let programs = dir.join("root/usr/bin");
+    if !programs.join("containerd").exists() {
+        fetch(&dir).map_err(|error| format!("containerd 2 could not be fetched: {error}"))?;
+    }
+    let version = said(Command::new(programs.join("containerd")).arg("--version"))?;
+    println!("{}", version.trim());
+    // What runs is said by its version, not by where it came from.
+    let second = version.split_whitespace().any(|word| {
+        let number = word.trim_start_matches('v');
+        number.starts_with("2.")
+    });
+    match second {
+        true => Ok(programs),
+        false => Err(format!(
+            "this is not containerd 2: `{}`; remove {}",
+            version.trim(),
+            dir.display()
+        )),
+    }
+}
+
+fn fetch(dir: &Path) -> Outcome {
+    for part in ["lists/partial", "cache/archives/partial"] {
+        std::fs::create_dir_all(dir.join(part)).map_err(|e| e.to_string())?;
+    }
+    let sources = dir.join("sources.list");
+    std::fs::write(&sources, source()?).map_err(|e| e.to_string())?;
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.current_dir(dir);
+        for (name, value) in [
+            ("Dir::Etc::SourceList", "sources.list"),
+            ("Dir::State::Lists", "lists"),
+            ("Dir::Cache", "cache"),
+        ] {
+            let value = dir.join(value);
+            command.arg("-o").arg(format!("{name}={}", value.display()));
+        }
+        command.args(["-o", "Dir::Etc::SourceParts=-"]);
+        // The user apt fetches as may not write here.
+        command.args(["-o", "APT::Sandbox::User=root"]);
+        run::command(command.arg("-qq").args(args))
+    };
+    apt(&["update"])?;
+    apt(&["download", "containerd"])?;
+    let found = std::fs::read_dir(dir).map_err(|e| e.to_string())?;
+    let package = found
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|end| end == "deb"))
+        .ok_or("apt downloaded no package")?;
+    let root = dir.join("root");
+    run::command(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&root))?;
+    // The release's lists are a hundred times what was wanted.
+    for part in ["lists", "cache"] {
+        std::fs::remove_dir_all(dir.join(part)).map_err(|e| e.to_string())?;
+    }
+    std::fs::remove_file(package).map_err(|e| e.to_string())
+}
+
+/// The same archive the machine has its packages from, with the other release; its
+/// signature is checked by the keys apt trusts.
+fn source() -> Outcome<String> {
+    let mut ask = Command::new("apt-get");
+    ask.args(["indextargets", "--format", FIELDS, "Created-By: Packages"]);
+    let all = said(&mut ask)?;
+    archive(&all).ok_or("apt knows no archive of Debian; `apt-get update`?".to_owned())
+}
+
+fn archive(targets: &str) -> Option<String> {
+    let mut archives = targets
+        .lines()
+        .filter_map(|line| line.strip_prefix("Debian|"));
+    // The archive of security fixes has no such release.
+    let own = archives.find(|uri| !uri.is_empty() && !uri.contains("security"))?;
+    Some(format!("deb {own} {RELEASE} main\n"))
+}
+
+/// What a command prints.
+fn said(command: &mut Command) -> Outcome<String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("`{command:?}` did not start: {error}"))?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("`{command:?}`: {}", why.trim()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_is_the_machines_own() {
+        let targets = "Somebody|https://packages.example/apt/\n\
+                       Debian|http://archive.example/debian-security/\n\
+                       Debian|http://archive.example/debian/\n";
+        let source = archive(targets).unwrap();
+        assert_eq!(source, "deb http://archive.example/debian/ forky main\n");
+        assert_eq!(archive("Debian\nDebian|\n"), None);
+    }
+}
