@@ -16,11 +16,15 @@ use crate::seams::{Reason, Supervisor};
 /// start, by default 90 s each, and a little more.
 const RESTART: Duration = Duration::from_secs(200);
 
+/// How long it may take to answer a question. A broken connection would else be
+/// waited for without end.
+const ANSWER: Duration = Duration::from_secs(30);
+
 /// systemd, of a machine.
 #[derive(Debug)]
 pub struct Systemd {
     socket: PathBuf,
-    private: bool,
+    bus: bool,
 }
 
 /// Why a unit was not restarted.
@@ -75,20 +79,14 @@ pub enum SystemdError {
 }
 
 impl Systemd {
-    /// The one of the machine whose root this is: systemd's own socket, else
-    /// the system bus.
+    /// The one of the machine whose root this is, by the system bus. Not by its own
+    /// socket, `/run/systemd/private`: the sender of what comes from there is
+    /// `org.freedesktop.systemd1`, no unique name, at which `zbus` (5.19) panics.
     #[must_use]
     pub fn of(root: &Path) -> Self {
-        let private = root.join("run/systemd/private");
-        if private.exists() {
-            return Self {
-                socket: private,
-                private: true,
-            };
-        }
         Self {
             socket: root.join("run/dbus/system_bus_socket"),
-            private: false,
+            bus: true,
         }
     }
 
@@ -97,7 +95,7 @@ impl Systemd {
     pub fn at(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
-            private: true,
+            bus: false,
         }
     }
 
@@ -108,7 +106,8 @@ impl Systemd {
         };
         let address = format!("unix:path={}", self.socket.display());
         let builder = Builder::address(address.as_str()).map_err(failed)?;
-        let builder = if self.private { builder.p2p() } else { builder };
+        let builder = builder.method_timeout(ANSWER);
+        let builder = if self.bus { builder } else { builder.p2p() };
         builder.build().await.map_err(failed)
     }
 

@@ -145,3 +145,13 @@ fn without_systemd_the_ways_out_are_told() {
     // k0s needs none.
     Systemd::of(dir.path()).restart(Runtime::K0s).unwrap();
 }
+
+#[test]
+fn the_bus_is_asked_also_where_systemd_has_a_socket_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("run/systemd/private");
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(&own).unwrap();
+    let error = Systemd::of(dir.path()).restart(Runtime::Crio).unwrap_err();
+    assert!(error.to_string().contains("/run/dbus/"), "{error}");
+}
