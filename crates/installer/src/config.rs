@@ -160,8 +160,11 @@ impl Place {
             Form::Block { schema, naming } => {
                 let first = format!("version = {}\n", schema.number());
                 let text = now.unwrap_or(&first);
-                self.check_foreign(text, handlers)?;
-                let tables = handler::containerd(handlers, version, *schema, *naming);
+                let alone = self.check_foreign(text, handlers)?;
+                let mut tables = handler::containerd(handlers, version, *schema, *naming);
+                if alone && !handlers.is_empty() {
+                    tables.push_str(&handler::default_of(*schema));
+                }
                 let whole = block::with(text, &tables).map_err(|problem| self.broken(problem))?;
                 match whole.parse::<toml::Table>() {
                     Ok(_) => Ok(whole),
@@ -208,10 +211,10 @@ impl Place {
         }
     }
 
-    /// No handler outside of our block has a name of ours.
-    fn check_foreign(&self, text: &str, handlers: &[Handler]) -> Result<(), ConfigError> {
+    /// No handler outside of our block has a name of ours; whether there is none.
+    fn check_foreign(&self, text: &str, handlers: &[Handler]) -> Result<bool, ConfigError> {
         let Form::Block { schema, .. } = &self.form else {
-            return Ok(());
+            return Ok(false);
         };
         let rest = block::without(text).map_err(|problem| self.broken(problem))?;
         let table = parse(&self.path, &rest)?;
@@ -227,7 +230,7 @@ impl Place {
                 path: self.path.clone(),
                 name: handler.name.clone(),
             }),
-            None => Ok(()),
+            None => Ok(foreign.is_none_or(toml::Table::is_empty)),
         }
     }
 }

@@ -253,6 +253,21 @@ pub(crate) fn containerd(
     text
 }
 
+/// The table of the handler containerd has by itself: one that is older than 2
+/// loses it to the first that is written, and with it its whole CRI ("no
+/// corresponding runtime configured"). From 2 on it has both anyway.
+pub(crate) fn default_of(schema: Schema) -> String {
+    match schema {
+        Schema::Three => String::new(),
+        Schema::One | Schema::Two => format!(
+            "# As by default; without it there would be none beside ours.\n\
+             [plugins.\"{}\".containerd.runtimes.runc]\n\
+             runtime_type = \"io.containerd.runc.v2\"\n",
+            schema.plugin()
+        ),
+    }
+}
+
 /// The handlers' tables for CRI-O. crio.conf(5), "CRIO.RUNTIME.RUNTIMES TABLE".
 pub(crate) fn crio(handlers: &[Handler], version: &Version) -> String {
     let shim = places::version(version).join(places::SHIM);
