@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bulkhead_guest::Cache;
 use bulkhead_installer::config::{self, ConfigError, Place};
@@ -25,6 +26,12 @@ use crate::{MachineOptions, words};
 const FILE_LIMIT: u64 = 64 << 10;
 /// Longest identity of a machine. machine-id(5) has 32 digits.
 const ID_LIMIT: usize = 64;
+/// How long processes of pods are waited for that end: who deletes a pod without
+/// grace has the API server forget it while the kubelet still ends it. Less than
+/// the agent has itself when it is asked to stop.
+const ENDING: Duration = Duration::from_secs(10);
+/// How often they are looked for.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Told of each step; may stop there as a kill would.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
@@ -332,8 +339,14 @@ impl Machine {
             return Ok(());
         }
         let runtime = self.status()?.runtime.unwrap_or(Runtime::Containerd);
-        let removal =
-            self.with_node(runtime, false, observer, |node| node.uninstall(spec.force))??;
+        let until = Instant::now() + ENDING;
+        let removal = loop {
+            let leave = |node: &mut Node<'_>| node.uninstall(spec.force);
+            match self.with_node(runtime, false, &mut *observer, leave)? {
+                Err(Error::InUse(_)) if Instant::now() < until => std::thread::sleep(AGAIN),
+                removal => break removal?,
+            }
+        };
         for user in &removal.orphaned {
             tracing::warn!("process {user} lost its programs, as `force` asks");
         }

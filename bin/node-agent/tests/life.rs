@@ -233,6 +233,26 @@ async fn nothing_is_removed_under_a_sandbox_unless_it_is_forced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_that_ends_is_waited_for() {
+    let mut stage = Stage::new().await;
+    stage.start();
+    stage.create(json!({ "action": "install" })).await;
+    stage
+        .until("Ready", |told| phase(told, NodePhase::Ready))
+        .await;
+    let shim = stage.home().join("current/containerd-shim-bulkhead-v2");
+    let mut sandbox = std::process::Command::new(shim).arg("2").spawn().unwrap();
+    stage.order(Action::Uninstall, json!({})).await;
+    let told = stage
+        .until("an end", |told| {
+            phase(told, NodePhase::Removed) || phase(told, NodePhase::Failed)
+        })
+        .await;
+    assert_eq!(told.phase, NodePhase::Removed, "{:?}", told.last_error);
+    assert!(sandbox.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_tells_prometheus_what_it_tells_the_operator() {
     let mut stage = Stage::new().await;
     // Until the API server answers, there is no order to be ready for.

@@ -140,6 +140,7 @@ impl Story {
         self.install().await?;
         self.own.push(pods_namespace()?);
         objects::apply(&self.client, &self.own[self.own.len() - 1]).await?;
+        self.pods_may_be_made().await?;
         match self.stand_in.is_some() {
             true => self.say("not tried: a pod; nobody runs any here"),
             false => self.a_pod_has_its_own_kernel().await?,
@@ -288,6 +289,30 @@ impl Story {
         self.expect(class.handler == DEFAULT_HANDLER, || format!("{class:?}"))?;
         self.say("the KataConfig is Ready, and it is true");
         Ok(())
+    }
+
+    /// The account of a namespace comes after it, its token with an old API server
+    /// later still, and every pod is forbidden until then.
+    async fn pods_may_be_made(&self) -> Result<(), Error> {
+        if self.stand_in.is_some() {
+            return Ok(());
+        }
+        let pod = self.pod("first", &["true"], &json!({}))?;
+        let params = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let end = Instant::now() + self.patience;
+        loop {
+            match self.pods().create(&params, &pod).await {
+                Err(kube::Error::Api(status))
+                    if (status.code == 403 || status.code >= 500) && Instant::now() < end =>
+                {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                made => return made.map(drop).map_err(Error::api("make a pod")),
+            }
+        }
     }
 
     fn expect(&self, holds: bool, wrong: impl FnOnce() -> String) -> Result<(), Error> {
