@@ -10,6 +10,7 @@ mod e2e_cluster;
 mod fuzz;
 mod guest;
 mod images;
+mod kubernetes;
 mod lab;
 mod prerequisites;
 mod run;
@@ -89,6 +90,14 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Tell the same on Kubernetes itself: a cluster of one node, made here and ended
+    ///
+    /// As root. Kubernetes is compiled once, in about ten minutes.
+    Kubernetes {
+        /// Arguments of the story, as after `e2e-cluster --`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Make the chart, the OLM bundle and the list of images of the manifests in deploy/
     Deploy,
     /// Make container images of the operator and the node agent, as OCI layouts
@@ -119,6 +128,7 @@ fn main() -> ExitCode {
         Task::Check => check::run(),
         Task::Deploy => deploy::run(),
         Task::E2eCluster { stand_in, args } => e2e_cluster::run(stand_in, &args),
+        Task::Kubernetes { args } => kubernetes::run(yes, &args),
         Task::Images(options) => images::run(&options),
         Task::Fuzz { target, seconds } => {
             prerequisites::install(yes).and_then(|()| fuzz::run(target.as_deref(), seconds))

@@ -61,6 +61,16 @@ const PEERS: [(&str, &str); 3] = [
     ("runsc", "measured: gVisor"),
 ];
 
+/// What a cluster of one node is made of and made with.
+const CLUSTER: [(&str, &str); 6] = [
+    ("dpkg-dev", "unpacks Kubernetes' source"),
+    ("golang-go", "compiles Kubernetes"),
+    ("rsync", "Kubernetes' build copies with it"),
+    ("etcd-server", "keeps the cluster's objects"),
+    ("systemd", "runs the node's services"),
+    ("conntrack", "the node's proxy forgets connections with it"),
+];
+
 /// Packages that cannot be installed beside another maker's of the same program.
 const ELSEWHERE: [(&str, &str); 1] = [("kubernetes-client", "kubectl")];
 
@@ -72,6 +82,11 @@ pub(crate) fn install(yes: bool) -> Outcome {
 /// The same, for what a measurement compares with.
 pub(crate) fn install_peers(yes: bool) -> Outcome {
     install_of(&PEERS, yes)
+}
+
+/// The same, for a cluster on this machine.
+pub(crate) fn install_cluster(yes: bool) -> Outcome {
+    install_of(&CLUSTER, yes)
 }
 
 fn install_of(packages: &[(&str, &str)], yes: bool) -> Outcome {

@@ -28,6 +28,17 @@ pub(crate) struct Options {
     only: Option<Name>,
 }
 
+impl Options {
+    /// All images, of programs that are built.
+    pub(crate) fn of(programs: &Path, out: &Path) -> Self {
+        Self {
+            out: out.to_owned(),
+            programs: Some(programs.to_owned()),
+            only: None,
+        }
+    }
+}
+
 /// The images there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Name {
