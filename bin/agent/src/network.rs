@@ -13,6 +13,10 @@ use rtnetlink::{Handle, LinkUnspec};
 /// Interfaces or addresses in one request at most.
 const ITEM_LIMIT: usize = 256;
 
+/// What an interface is called until it gets its name; the kernel puts a free number
+/// there.
+const AWAY: &str = "moved%d";
+
 /// Why the network could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -66,11 +70,28 @@ async fn apply(handle: &Handle, request: &ConfigureSandboxRequest) -> Result<(),
         .await
         .map_err(refused("list interfaces"))?;
     up(handle, 1, None, None).await?;
+    for link in in_the_way(&links, &request.interfaces) {
+        let away = LinkUnspec::new_with_index(link).name(AWAY.to_owned());
+        let moved = handle.link().set(away.build()).execute().await;
+        moved.map_err(refused("rename an interface"))?;
+    }
     let mut indexes = Vec::new();
     for interface in &request.interfaces {
         indexes.push(set_up(handle, &links, interface).await?);
     }
     routing::add(handle, &indexes, request).await
+}
+
+/// Interfaces whose names others are to have: the kernel counts its own in the order
+/// it finds them.
+fn in_the_way(links: &[LinkMessage], wanted: &[Interface]) -> Vec<u32> {
+    let others = links.iter().filter(|link| {
+        let (name, mac) = (name_of(link), mac_of(link).unwrap_or_default());
+        wanted
+            .iter()
+            .any(|own| Some(own.name.as_str()) == name && own.mac != mac)
+    });
+    others.map(|link| link.header.index).collect()
 }
 
 async fn set_up(handle: &Handle, links: &[LinkMessage], wanted: &Interface) -> Result<u32, Error> {
@@ -138,6 +159,14 @@ fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Error> {
     }
 }
 
+fn name_of(link: &LinkMessage) -> Option<&str> {
+    let mut names = link.attributes.iter().filter_map(|own| match own {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    });
+    names.next()
+}
+
 fn mac_of(link: &LinkMessage) -> Option<String> {
     link.attributes
         .iter()
@@ -183,6 +212,35 @@ fn parse_stats(text: &str) -> Vec<InterfaceStats> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_anothers_name_is_in_the_way() {
+        let link = |index, name: &str, mac: u8| {
+            let mut link = LinkMessage::default();
+            link.header.index = index;
+            link.attributes = vec![
+                LinkAttribute::IfName(name.to_owned()),
+                LinkAttribute::Address(vec![2, 0, 0, 0, 0, mac]),
+            ];
+            link
+        };
+        let wanted = |name: &str, mac: u8| Interface {
+            name: name.to_owned(),
+            mac: format!("02:00:00:00:00:{mac:02x}"),
+            ..Default::default()
+        };
+        let found = [
+            link(2, "eth0", 20),
+            link(3, "eth1", 10),
+            link(4, "tunl0", 0),
+        ];
+        let swapped = [wanted("eth0", 10), wanted("eth1", 20)];
+        assert_eq!(in_the_way(&found, &swapped), [2, 3]);
+        let shifted = [wanted("eth1", 20), wanted("tunl0", 10)];
+        assert_eq!(in_the_way(&found, &shifted), [3, 4]);
+        let alike = [wanted("eth0", 20), wanted("net1", 10)];
+        assert_eq!(in_the_way(&found, &alike), [0u32; 0]);
+    }
 
     #[test]
     fn addresses_need_a_fitting_prefix() {

@@ -102,6 +102,16 @@ impl Node {
         .await
     }
 
+    /// The same on a node whose pods have two networks.
+    pub async fn with_two_networks() -> Self {
+        Self::start_with(|dir, namespace| {
+            containerd::configure(dir);
+            containerd::second_network(dir);
+            Some(containerd::spawn(dir, namespace))
+        })
+        .await
+    }
+
     /// Starts containerd on a node that has nothing of Bulkhead.
     pub async fn bare() -> Self {
         Self::start_with(|dir, namespace| {

@@ -40,6 +40,8 @@ state = "{state}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{cni}"
+    # Every network of the directory, not the first alone.
+    max_conf_num = 0
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata]
@@ -63,22 +65,39 @@ state = "{state}"
 /// The pods' network.
 pub(super) fn network(dir: &Path) {
     std::fs::create_dir(dir.join("cni")).unwrap();
+    bridge(dir, "pods", 88, &["0.0.0.0/0", "::/0"]);
+}
+
+/// Another beside it, for what is not the default route's.
+pub(super) fn second_network(dir: &Path) {
+    bridge(dir, "second", 99, &[]);
+}
+
+fn bridge(dir: &Path, name: &str, number: u8, routes: &[&str]) {
+    let routes: Vec<_> = routes
+        .iter()
+        .map(|dst| serde_json::json!({"dst": dst}))
+        .collect();
     let network = serde_json::json!({
         "cniVersion": "0.4.0",
-        "name": "pods",
+        "name": name,
         "plugins": [
             {
-                "type": "bridge", "bridge": "pods", "isGateway": true, "mtu": 1400,
+                "type": "bridge", "bridge": name, "isGateway": true, "mtu": 1400,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": dir.join("ipam"),
-                    "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
-                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                    "ranges": [
+                        [{"subnet": format!("10.{number}.0.0/16")}],
+                        [{"subnet": format!("fd00:{number}::/64")}],
+                    ],
+                    "routes": routes,
                 },
             },
         ],
     });
-    std::fs::write(dir.join("cni/10-pods.conflist"), network.to_string()).unwrap();
+    let file = dir.join(format!("cni/{number}-{name}.conflist"));
+    std::fs::write(file, network.to_string()).unwrap();
 }
 
 pub(super) fn spawn(dir: &Path, namespace: &str) -> Child {
