@@ -159,6 +159,9 @@ pub(crate) fn directory(path: &Path) -> Outcome<OwnedFd> {
     })
 }
 
+/// The type of a file system of huge pages: statfs(2).
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+
 /// Opens what a container is given of the host. What is opened here is what is
 /// shared, whatever happens to the path afterwards.
 pub(crate) fn source(bind: &Bind) -> Outcome<OwnedFd> {
@@ -183,7 +186,25 @@ pub(crate) fn source(bind: &Bind) -> Outcome<OwnedFd> {
              shared with another kernel"
         )));
     }
+    refuse_huge_pages(&opened, &shown)?;
     Ok(opened)
+}
+
+/// What is written there through a file server fails, and what is mapped there is
+/// made of ordinary pages: nobody would get what was asked for.
+fn refuse_huge_pages(opened: &OwnedFd, shown: &impl std::fmt::Display) -> Outcome<()> {
+    let filesystem = rustix::fs::fstatfs(opened).map_err(|error| {
+        Failure::invalid(format!(
+            "the mount source `{shown}` cannot be looked at: {error}"
+        ))
+    })?;
+    match filesystem.f_type as u64 == HUGETLBFS_MAGIC {
+        false => Ok(()),
+        true => Err(Failure::invalid(format!(
+            "the mount source `{shown}` is a volume of the host's huge pages, which another kernel \
+             cannot be given; leave it out (a program has its own kernel's huge pages by madvise(2))"
+        ))),
+    }
 }
 
 /// What [`source`] opened, to be shared.

@@ -38,9 +38,18 @@ impl PodDir {
 
     /// A volume that is a tmpfs with these options.
     pub fn tmpfs(&mut self, plugin: &str, name: &str, options: &str) -> PathBuf {
+        self.mounted(plugin, name, "tmpfs", options)
+    }
+
+    /// A volume of huge pages with these options.
+    pub fn huge_pages(&mut self, name: &str, options: &str) -> PathBuf {
+        self.mounted("empty-dir", name, "hugetlbfs", options)
+    }
+
+    fn mounted(&mut self, plugin: &str, name: &str, kind: &str, options: &str) -> PathBuf {
         let path = self.volume(plugin, name);
         let at = path.display().to_string();
-        tool("mount", &["-t", "tmpfs", "-o", options, "tmpfs", &at]);
+        tool("mount", &["-t", kind, "-o", options, kind, &at]);
         self.mounted.push(path.clone());
         path
     }

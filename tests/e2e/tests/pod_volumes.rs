@@ -203,3 +203,22 @@ async fn who_watches_its_configuration_is_told_of_a_new_one() {
     assert_eq!(seen.out, "440\n2755");
     pod.remove().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_volume_of_huge_pages_is_refused_by_name() {
+    let mut kubelet = PodDir::new("huge");
+    let pages = kubelet.huge_pages("pages", "pagesize=2M");
+    let node = Node::start().await;
+    let pod = node.pod("huge").await;
+    let given = || with_volumes(vec![mount(&pages, "/pages", false)]);
+    let started = pod.start_with("app", "sleep 1000", given()).await;
+    if in_machine() {
+        let text = started.unwrap_err().message().to_owned();
+        assert!(text.contains("huge pages"), "{text}");
+        let other = pod.start("other", "sleep 1000").await;
+        assert_eq!(other.exec("echo well").await.out, "well");
+    } else {
+        started.unwrap();
+    }
+    pod.remove().await.unwrap();
+}
