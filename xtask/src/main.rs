@@ -50,6 +50,9 @@ enum Task {
         /// The operator at a thousand nodes and the agent of one, and nothing else
         #[arg(long, conflicts_with = "lab")]
         operator: bool,
+        /// Disks and the network of pods beside a bare machine's, and nothing else
+        #[arg(long, conflicts_with_all = ["lab", "operator"])]
+        io: bool,
         #[arg(long, hide = true)]
         prepared: bool,
     },
@@ -137,6 +140,7 @@ fn main() -> ExitCode {
             rounds,
             lab,
             operator,
+            io,
             prepared,
         } => {
             let options = bench::Options {
@@ -144,6 +148,7 @@ fn main() -> ExitCode {
                 lab,
                 prepared,
                 operator,
+                io,
             };
             bench::run(yes, options)
         }

@@ -33,14 +33,19 @@ impl Bare {
     /// Takes the machine from a running sandbox's monitor.
     pub(super) fn like(vmm_pid: u64, guest: &Guest, dir: &Path) -> Outcome<Self> {
         let line = std::fs::read_to_string(format!("/proc/{vmm_pid}/cmdline")).map_err(text)?;
-        let words: Vec<&str> = line.split('\0').collect();
-        let mut command = vec![words[0].to_owned()];
+        let words: Vec<_> = line.split('\0').map(str::to_owned).collect();
+        Self::of(&words, guest, dir)
+    }
+
+    /// Takes it from the arguments of one.
+    pub(super) fn of(words: &[String], guest: &Guest, dir: &Path) -> Outcome<Self> {
+        let mut command = vec![words.first().ok_or("a monitor without a name")?.clone()];
         for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
             command.push(flag.to_owned());
         }
         for pair in words.windows(2) {
-            if MACHINE.contains(&pair[0]) {
-                command.extend(pair.iter().map(ToString::to_string));
+            if MACHINE.contains(&pair[0].as_str()) {
+                command.extend_from_slice(pair);
             }
         }
         Ok(Self {
@@ -50,10 +55,16 @@ impl Bare {
         })
     }
 
+    /// The monitor with its machine and kernel.
+    pub(super) fn words(&self) -> Vec<String> {
+        let kernel = ["-kernel".to_owned(), self.kernel.display().to_string()];
+        self.command.iter().cloned().chain(kernel).collect()
+    }
+
     fn spawn(&self, port: Option<&Path>) -> Outcome<Child> {
-        let mut command = Command::new(&self.command[0]);
-        command.args(&self.command[1..]);
-        command.arg("-kernel").arg(&self.kernel);
+        let words = self.words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.arg("-initrd").arg(&self.initramfs);
         command.args(["-serial", "stdio"]);
         if let Some(path) = port {
@@ -129,16 +140,27 @@ fn initramfs(dir: &Path) -> Outcome<PathBuf> {
     gcc.args(["-Os", "-static", "-s", "-w", "-o"]);
     run::command(gcc.arg(&program).arg(source))?;
     let bytes = std::fs::read(&program).map_err(text)?;
-    let mut archive = cpio::Writer::new(Vec::new());
-    let entries: [(&str, cpio::Kind, u32, &[u8]); 3] = [
-        ("dev", cpio::Kind::Directory, 0o755, &[]),
-        ("dev/console", cpio::Kind::CharDevice(5, 1), 0o600, &[]),
-        ("init", cpio::Kind::File, 0o755, &bytes),
-    ];
-    for (name, kind, permissions, data) in entries {
-        archive.add(name, kind, permissions, data).map_err(text)?;
-    }
     let path = dir.join("initramfs");
-    std::fs::write(&path, archive.finish().map_err(text)?).map_err(text)?;
+    write_initramfs(&path, &["dev"], &[("init", &bytes)])?;
     Ok(path)
+}
+
+/// Writes an initramfs of directories and programs, beside a console.
+pub(super) fn write_initramfs(
+    path: &Path,
+    directories: &[&str],
+    programs: &[(&str, &[u8])],
+) -> Outcome {
+    let mut archive = cpio::Writer::new(Vec::new());
+    let mut add = |name, kind, permissions, data: &[u8]| {
+        archive.add(name, kind, permissions, data).map_err(text)
+    };
+    for name in directories {
+        add(name, cpio::Kind::Directory, 0o755, &[])?;
+    }
+    add("dev/console", cpio::Kind::CharDevice(5, 1), 0o600, &[])?;
+    for (name, data) in programs {
+        add(name, cpio::Kind::File, 0o755, data)?;
+    }
+    std::fs::write(path, archive.finish().map_err(text)?).map_err(text)
 }

@@ -3,6 +3,7 @@
 
 mod bare;
 mod contender;
+mod io;
 mod memory;
 mod operator;
 mod pods;
@@ -41,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) prepared: bool,
     /// The operator and the node agent, and nothing else.
     pub(crate) operator: bool,
+    /// Disks and the network of pods, and nothing else.
+    pub(crate) io: bool,
 }
 
 /// Measures everything and writes `results.json`: to `target/bench`, or from the
@@ -48,6 +51,9 @@ pub(crate) struct Options {
 pub(crate) fn run(yes: bool, options: Options) -> Outcome {
     if options.operator {
         return operator::run();
+    }
+    if options.io {
+        return io::run(yes, options.rounds);
     }
     if !options.prepared {
         prepare(yes)?;
@@ -70,7 +76,7 @@ fn prepare(yes: bool) -> Outcome {
     prerequisites::install(yes)?;
     prerequisites::install_peers(yes)?;
     run::command(run::cargo().args(["build", "--release"]))?;
-    pods::build()?;
+    pods::build("pods-bench")?;
     guest::build(Kernel::Tuned)?;
     image(&directory()?).map(drop)
 }

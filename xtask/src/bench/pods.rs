@@ -16,18 +16,23 @@ const STANDING: u32 = 30;
 /// Pods started at the same moment at most.
 const AT_ONCE: u32 = 10;
 
-/// Builds the program that measures.
-pub(super) fn build() -> Outcome {
-    let package = ["build", "--package", "bulkhead-e2e", "--bin", "pods-bench"];
+/// Builds a program that measures.
+pub(super) fn build(program: &str) -> Outcome {
+    let package = ["build", "--package", "bulkhead-e2e", "--bin", program];
     run::command(run::cargo().args(package))
 }
 
 /// Measures the pods of a handler: what `pods-bench` prints.
 pub(super) fn measure(handler: &str, rounds: u32) -> Outcome<Value> {
-    let accelerator = std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "auto".to_owned());
     let mut command = Command::new(run::workspace().join("target/debug/pods-bench"));
+    command.args([rounds, STANDING, AT_ONCE].map(|number| number.to_string()));
+    ask(&mut command, handler)
+}
+
+/// Runs what measures pods of a handler, and gives what it prints.
+pub(super) fn ask(command: &mut Command, handler: &str) -> Outcome<Value> {
+    let accelerator = std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "auto".to_owned());
     command
-        .args([rounds, STANDING, AT_ONCE].map(|number| number.to_string()))
         .env("BULKHEAD_E2E_HANDLER", handler)
         .env("BULKHEAD_ACCEL", accelerator)
         // As pods are by default: later ones find their layers as images.

@@ -89,6 +89,11 @@ impl Report {
         }
     }
 
+    /// On what, and how busy it was.
+    pub(super) fn into_conditions(self) -> Value {
+        self.conditions
+    }
+
     pub(super) fn add(&mut self, name: &'static str, value: Value) {
         self.figures.insert(name, value);
     }
@@ -207,7 +212,7 @@ impl Report {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
