@@ -18,6 +18,7 @@ mod end;
 mod events;
 mod failure;
 mod layers;
+mod logger;
 mod logging;
 mod machine;
 mod memory;
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
     }
     if name == layers::PROGRAM {
         return layers::main(words);
+    }
+    if name == logger::PROGRAM {
+        return logger::main(words);
     }
     let args = match Args::parse(words) {
         Ok(args) => args,

@@ -44,6 +44,7 @@ use crate::args::Args;
 use crate::events::{Event, Publisher};
 use crate::failure::{Failure, Outcome};
 use crate::layers::Layers;
+use crate::logger::Owner;
 use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
@@ -153,6 +154,14 @@ impl Pod {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose the output of a container's processes is.
+    fn owner<'a>(&'a self, id: &'a str) -> Owner<'a> {
+        Owner {
+            id,
+            namespace: &self.namespace,
+        }
     }
 
     /// Is it the pod itself, which is no task?

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::failure::{Failure, Outcome};
+use crate::logger::{self, Logger, Owner};
 
 /// Bytes moved at once.
 const CHUNK: usize = 64 << 10;
@@ -58,7 +59,8 @@ impl Sink {
         }
         if path.contains("://") {
             return Err(Failure::unimplemented(format!(
-                "the output `{path}` is of a kind that is not supported: a named pipe or file://"
+                "the output `{path}` is of a kind that is not supported: a named pipe, file:// or \
+                 binary://"
             )));
         }
         let to = sender(path).await.map_err(failed)?;
@@ -113,6 +115,8 @@ pub(crate) struct Ends {
     stdin: Option<pipe::Receiver>,
     stdout: Option<Sink>,
     stderr: Option<Sink>,
+    /// The program that takes both.
+    logger: Option<Logger>,
 }
 
 impl Ends {
@@ -123,12 +127,13 @@ impl Ends {
             stdin: pipes.stdin,
             stdout: sink(pipes.stdout),
             stderr: sink(pipes.stderr),
+            logger: None,
         }
     }
 }
 
-/// Opens the pipes.
-pub(crate) async fn open(paths: &Paths) -> Outcome<Ends> {
+/// Opens the pipes, or starts the program that takes the output.
+pub(crate) async fn open(paths: &Paths, owner: Owner<'_>) -> Outcome<Ends> {
     let stdin = match paths.stdin.as_str() {
         "" => None,
         path => Some(
@@ -139,11 +144,22 @@ pub(crate) async fn open(paths: &Paths) -> Outcome<Ends> {
                 })?,
         ),
     };
+    if paths.stdout.starts_with(logger::SCHEME) {
+        let (logger, stdout, stderr) = logger::start(&paths.stdout, owner).await?;
+        let sink = |to| Sink::Pipe { to, _reader: None };
+        return Ok(Ends {
+            stdin,
+            stdout: Some(sink(stdout)),
+            stderr: (!paths.terminal).then(|| sink(stderr)),
+            logger: Some(logger),
+        });
+    }
     let stderr = if paths.terminal { "" } else { &paths.stderr };
     Ok(Ends {
         stdin,
         stdout: Sink::open(&paths.stdout).await?,
         stderr: Sink::open(stderr).await?,
+        logger: None,
     })
 }
 
@@ -153,6 +169,7 @@ pub(crate) struct Pumps {
     stdout: JoinHandle<Option<Sink>>,
     stderr: Option<JoinHandle<Option<Sink>>>,
     input: Option<JoinHandle<()>>,
+    logger: Option<Logger>,
 }
 
 impl Pumps {
@@ -168,6 +185,7 @@ impl Pumps {
                 .stderr
                 .map(|stream| tokio::spawn(drain(stream, ends.stderr))),
             input,
+            logger: ends.logger,
         }
     }
 
@@ -178,8 +196,16 @@ impl Pumps {
             Some(pump) => pump.await.ok().flatten(),
             None => None,
         };
-        if let (Some(words), Some(mut sink)) = (last_words, stderr.or(stdout)) {
+        let (mut first, rest) = match stderr {
+            Some(stderr) => (Some(stderr), stdout),
+            None => (stdout, None),
+        };
+        if let (Some(words), Some(sink)) = (last_words, &mut first) {
             sink.write_now(words.as_bytes());
+        }
+        drop((first, rest));
+        if let Some(logger) = self.logger {
+            logger.end().await;
         }
         if let Some(pump) = self.input {
             pump.abort();
@@ -274,7 +300,7 @@ mod tests {
         let mut sink = Sink::open(&file).await.unwrap().unwrap();
         sink.write(b"line\n").await.unwrap();
         assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"line\n");
-        assert!(Sink::open("binary:///bin/logger").await.is_err());
+        assert!(Sink::open("stream:///bin/logger").await.is_err());
         assert!(Sink::open("/dev/null").await.is_err());
         assert!(Sink::open("").await.unwrap().is_none());
     }

@@ -273,7 +273,7 @@ impl Pod {
             &request.spec,
             layers.as_ref(),
         )?;
-        let ends = stdio::open(&request.paths).await?;
+        let ends = stdio::open(&request.paths, self.owner(&request.id)).await?;
         let seccomp =
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
         let sysctls = self.lock().sysctls.clone();

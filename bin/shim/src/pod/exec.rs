@@ -62,7 +62,7 @@ impl Pod {
             stdio: process.stdio(),
             archive: None,
         };
-        let ends = stdio::open(&process.paths).await?;
+        let ends = stdio::open(&process.paths, self.owner(id)).await?;
         let streams = match sandbox.exec(id, config).await {
             Ok(streams) => streams,
             Err(error) => {
