@@ -1,0 +1,145 @@
+//! Every command of docs/guides/containerd.md, as it stands there: what cannot be
+//! had here (a registry, a build of its own) is named beside it.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bulkhead_e2e::cri::ContainerConfig;
+use bulkhead_e2e::{Answer, Node, in_machine, program};
+
+/// What the container of the guide does.
+const WEB: &str = "mkdir /etc/app; echo listen 80 > /etc/app/conf; echo serving; exec sleep 1000";
+
+/// A command of the guide, how it is run here, and what it has to print.
+const COMMANDS: [(&str, &str, &str); 13] = [
+    // The programs under test are built.
+    ("cargo build --release", "test -x @BUILT/bulkhead", ""),
+    (
+        "install -m 755 target/release/bulkhead target/release/containerd-shim-bulkhead-v2 \
+         /usr/local/bin/",
+        "install -m 755 @BUILT/bulkhead @BUILT/containerd-shim-bulkhead-v2 @DIR/bin/",
+        "",
+    ),
+    // There is no registry.
+    (
+        "ctr image pull docker.io/library/busybox:latest",
+        "ctr image tag localhost/busybox:1 docker.io/library/busybox:latest",
+        "busybox:latest",
+    ),
+    (
+        "ctr run --rm --runtime io.containerd.bulkhead.v2 docker.io/library/busybox:latest demo \
+         uname -r",
+        "",
+        "-bulkhead",
+    ),
+    ("bulkhead pods", "", "web"),
+    ("bulkhead pods --timings", "", "kernel"),
+    ("bulkhead ps default/web", "", "app"),
+    // A terminal is had from script(1).
+    (
+        "bulkhead exec -it web/app sh",
+        "printf 'uname -r\\nexit\\n' | script -qec 'bulkhead exec -it web/app sh' /dev/null",
+        "-bulkhead",
+    ),
+    // Which goes on as long as the container does.
+    (
+        "bulkhead logs -f web/app",
+        "timeout 2 bulkhead logs -f web/app || test $? = 124",
+        "serving",
+    ),
+    (
+        "bulkhead cp web/app:/etc/app ./",
+        "bulkhead cp web/app:/etc/app ./ && cat app/conf",
+        "listen 80",
+    ),
+    (
+        "bulkhead debug web",
+        "printf 'uname -r\\nexit\\n' | script -qec 'bulkhead debug web' /dev/null",
+        "-bulkhead",
+    ),
+    // Its kernel says little.
+    ("bulkhead debug --console web", "", "["),
+    // A server, which is asked once. bash(1) connects by itself.
+    (
+        "bulkhead monitor",
+        "timeout 10 bulkhead monitor & for try in $(seq 50); do \
+         bash -c 'exec 3<>/dev/tcp/127.0.0.1/8090 && printf \"GET /metrics HTTP/1.0\\r\\n\\r\\n\" >&3 \
+         && cat <&3' 2> /dev/null && break; sleep 0.1; done; kill $!",
+        "pod_vcpus",
+    ),
+];
+
+/// The commands between the fences of shell.
+fn commands(guide: &str) -> Vec<String> {
+    let blocks = guide.split("```sh\n").skip(1);
+    let texts = blocks.filter_map(|block| block.split("```").next());
+    let lines = texts.flat_map(str::lines).map(|line| {
+        let command = line.split("  #").next().unwrap_or_default();
+        command.trim().to_owned()
+    });
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// Runs a command on the node, where the guide's programs are found first.
+fn run(node: &Node, command: &str) -> Answer {
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new("ip")
+        .args(["netns", "exec", node.namespace(), "sh", "-c", command])
+        .current_dir(node.path())
+        .env("PATH", format!("{}/bin:{path}", node.path().display()))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    output.into()
+}
+
+/// `ctr` as it is where there is one containerd.
+fn tools(node: &Node) {
+    let dir = node.path().join("bin");
+    std::fs::create_dir(&dir).unwrap();
+    let text = format!(
+        "#!/bin/sh\nexec $(which -a ctr | sed -n 2p) --namespace k8s.io --address {} \"$@\"\n",
+        node.path().join("containerd.sock").display()
+    );
+    let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    let at = dir.join("ctr").display().to_string();
+    bulkhead_e2e::tool("sh", &["-c", write, &at, &text]);
+}
+
+#[tokio::test]
+async fn every_command_of_the_guide_does_what_it_says() {
+    if !in_machine() {
+        return;
+    }
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides/containerd.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let node = Node::start().await;
+    tools(&node);
+    let pod = node.pod("web").await;
+    // Where the kubelet has it.
+    std::fs::create_dir_all(node.path().join("logs/web/app")).unwrap();
+    let log = |config: &mut ContainerConfig| config.log_path = "app/0.log".into();
+    let app = pod.start_with("app", WEB, log).await.unwrap();
+    assert_eq!(app.exec("cat /etc/app/conf").await.out, "listen 80");
+    let fill = |text: &str| {
+        let built = program().parent().unwrap().display().to_string();
+        text.replace("@BUILT", &built)
+            .replace("@DIR", &node.path().display().to_string())
+    };
+    let told = commands(&guide);
+    assert!(told.len() > 10, "{told:?}");
+    for command in told {
+        let known = COMMANDS.iter().find(|(own, ..)| *own == command);
+        let (_, here, expected) = known.unwrap_or_else(|| panic!("nobody tries `{command}`"));
+        let here = match here.is_empty() {
+            true => command.clone(),
+            false => fill(here),
+        };
+        let answer = run(&node, &here);
+        assert_eq!(answer.code, 0, "`{command}`: {answer:?}");
+        assert!(answer.out.contains(expected), "`{command}`: {answer:?}");
+    }
+    pod.remove().await.unwrap();
+}
