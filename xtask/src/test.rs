@@ -50,7 +50,8 @@ pub(crate) fn run(yes: bool) -> Outcome {
         for (sandboxer, tests) in CONTAINERD2 {
             println!("\n== containerd 2, sandboxer `{sandboxer}`");
             let mut test = cargo_test();
-            test.args(["--package", "bulkhead-e2e", "--no-fail-fast"]);
+            // Of one package alone, all it needs would be compiled anew.
+            test.args(["--workspace", "--no-fail-fast"]);
             test.args(tests.iter().flat_map(|name| ["--test", name]));
             test.env("PATH", before(&programs)?);
             run::command(test.env("BULKHEAD_E2E_SANDBOXER", sandboxer))?;

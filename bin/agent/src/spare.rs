@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Documentation/ABI/testing/sysfs-devices-system-cpu.
 const PROCESSORS: &str = "/sys/devices/system/cpu";
@@ -52,8 +52,8 @@ pub(crate) enum Error {
 /// What was taken so far.
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
-    /// Bytes. Held while a block is taken, so that two who ask do not take twice.
-    memory: Mutex<u64>,
+    /// Bytes.
+    memory: AtomicU64,
 }
 
 /// What there is.
@@ -70,21 +70,22 @@ pub(crate) struct Taken {
 impl Spare {
     /// Takes one processor or one block of memory, unless so many processors run and
     /// so much memory, bytes, was taken. The kernel takes its time for each: others
-    /// want their turn in between.
+    /// want their turn in between. This process has one thread: nobody takes the same.
     ///
     /// # Errors
     /// What the kernel refused. What was taken before stays.
     pub(crate) fn take_one(&self, vcpus: u32, memory: u64) -> Result<Taken, Error> {
-        let mut taken = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let block = match *taken < memory {
+        let before = self.memory.load(Ordering::Relaxed);
+        let block = match before < memory {
             true => take_block()?,
             false => None,
         };
-        *taken += block.unwrap_or(0);
+        let taken = before + block.unwrap_or(0);
+        self.memory.store(taken, Ordering::Relaxed);
         let (running, started) = processors(vcpus, block.is_none())?;
         Ok(Taken {
             vcpus: running,
-            memory: *taken,
+            memory: taken,
             more: started || block.is_some(),
         })
     }
@@ -139,14 +140,21 @@ fn take_block() -> Result<Option<u64>, Error> {
     let size = size.ok_or_else(|| look(std::io::ErrorKind::InvalidData.into()))?;
     let ram = ram(&std::fs::read(FIRMWARE).map_err(look)?);
     let present = numbered(all, "memory").map_err(look)?;
-    let Some(block) = first_spare(&ram, &present, size) else {
+    let state = |block| all.join(format!("memory{block}/state"));
+    // One that was made known and could not be used then is the last there is.
+    let unused = present.last().copied().filter(|block| {
+        let told = std::fs::read_to_string(state(*block));
+        told.is_ok_and(|told| told.trim() == "offline")
+    });
+    let Some(block) = unused.or_else(|| first_spare(&ram, &present, size)) else {
         return Ok(None);
     };
     let address = block * size;
     let failed = |source| Error::Memory { address, source };
-    std::fs::write(all.join("probe"), format!("{address:#x}")).map_err(failed)?;
-    let state = all.join(format!("memory{block}/state"));
-    std::fs::write(state, "online").map_err(failed)?;
+    if unused.is_none() {
+        std::fs::write(all.join("probe"), format!("{address:#x}")).map_err(failed)?;
+    }
+    std::fs::write(state(block), "online").map_err(failed)?;
     Ok(Some(size))
 }
 

@@ -29,7 +29,13 @@ b chown 0:36 dev/kvm && b chmod 0660 dev/kvm
 b mount -t devpts -o ptmxmode=666 devpts dev/pts
 b mount -t tmpfs -o mode=1777 shm dev/shm
 b mount -t tmpfs -o mode=755 run run
+# The tree this was started from may be below /tmp: it is there in the new one too.
+tree=$(b dirname "$(b dirname "$(b dirname "$(b cat /out)")")")
+b mkdir /tree
+b mount --bind "/root$tree" /tree
 b mount -t tmpfs -o mode=1777 tmp tmp
+b mkdir -p "/root$tree"
+b mount --move /tree "/root$tree"
 b mount -t cgroup2 cgroup sys/fs/cgroup
 b mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 out "/root$(b cat /out)"
 b ip link set lo up
