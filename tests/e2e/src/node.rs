@@ -102,11 +102,18 @@ impl Node {
         .await
     }
 
-    /// The same on a node whose pods have two networks.
-    pub async fn with_two_networks() -> Self {
+    /// The same on a node whose pods have a second network, by a CNI plugin with
+    /// its settings. The node has an interface `parent` for it.
+    pub async fn with_second_network(plugin: serde_json::Value) -> Self {
         Self::start_with(|dir, namespace| {
+            let ip = |words: &str| tool("ip", &words.split(' ').collect::<Vec<_>>());
+            ip(&format!(
+                "-n {namespace} link add parent type veth peer name nobody"
+            ));
+            ip(&format!("-n {namespace} link set parent up"));
+            ip(&format!("-n {namespace} link set nobody up"));
             containerd::configure(dir);
-            containerd::second_network(dir);
+            containerd::second_network(dir, plugin);
             Some(containerd::spawn(dir, namespace))
         })
         .await

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
 
 /// Who runs the sandbox of a pod: containerd by a task (`podsandbox`, what it does
@@ -65,37 +66,29 @@ state = "{state}"
 /// The pods' network.
 pub(super) fn network(dir: &Path) {
     std::fs::create_dir(dir.join("cni")).unwrap();
-    bridge(dir, "pods", 88, &["0.0.0.0/0", "::/0"]);
+    let bridge = json!({"type": "bridge", "bridge": "pods", "isGateway": true});
+    write_network(dir, "pods", bridge, 88, &["0.0.0.0/0", "::/0"]);
 }
 
-/// Another beside it, for what is not the default route's.
-pub(super) fn second_network(dir: &Path) {
-    bridge(dir, "second", 99, &[]);
+/// Another beside it, by a plugin with its settings, for what is not the default
+/// route's.
+pub(super) fn second_network(dir: &Path, plugin: Value) {
+    write_network(dir, "second", plugin, 99, &[]);
 }
 
-fn bridge(dir: &Path, name: &str, number: u8, routes: &[&str]) {
-    let routes: Vec<_> = routes
-        .iter()
-        .map(|dst| serde_json::json!({"dst": dst}))
-        .collect();
-    let network = serde_json::json!({
-        "cniVersion": "0.4.0",
-        "name": name,
-        "plugins": [
-            {
-                "type": "bridge", "bridge": name, "isGateway": true, "mtu": 1400,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": dir.join("ipam"),
-                    "ranges": [
-                        [{"subnet": format!("10.{number}.0.0/16")}],
-                        [{"subnet": format!("fd00:{number}::/64")}],
-                    ],
-                    "routes": routes,
-                },
-            },
+fn write_network(dir: &Path, name: &str, mut plugin: Value, number: u8, routes: &[&str]) {
+    let routes: Vec<_> = routes.iter().map(|dst| json!({"dst": dst})).collect();
+    plugin["mtu"] = 1400.into();
+    plugin["ipam"] = json!({
+        "type": "host-local",
+        "dataDir": dir.join("ipam"),
+        "ranges": [
+            [{"subnet": format!("10.{number}.0.0/16")}],
+            [{"subnet": format!("fd00:{number}::/64")}],
         ],
+        "routes": routes,
     });
+    let network = json!({"cniVersion": "0.4.0", "name": name, "plugins": [plugin]});
     let file = dir.join(format!("cni/{number}-{name}.conflist"));
     std::fs::write(file, network.to_string()).unwrap();
 }
