@@ -7,6 +7,8 @@ use bulkhead_hypervisor::{Error, MEMORY_BLOCK, Spare};
 use bulkhead_protocol_port::CHANNEL_PORT;
 
 use crate::accel::Accelerator;
+#[cfg(doc)]
+use crate::find::Version;
 use crate::spares::Slot;
 
 /// `microvm` has 24 virtio-mmio slots; the channel, entropy, memory and some
@@ -34,6 +36,8 @@ pub(crate) struct Machine {
     pub(crate) vcpus: u32,
     pub(crate) memory: u64,
     pub(crate) spare: Spare,
+    /// May emulated vCPUs run beside each other? [`Version::translates_in_parallel`].
+    pub(crate) parallel: bool,
     pub(crate) disks: Vec<MachineDisk>,
     pub(crate) nets: Vec<MachineNet>,
     pub(crate) shares: Vec<MachineShare>,
@@ -161,7 +165,11 @@ impl Machine {
             // The translation buffer is host memory: 64 MiB hold a container's
             // hot code, the default would take a quarter of the guest's RAM.
             Accelerator::Tcg { .. } => {
-                args.pair("-accel", "tcg,thread=multi,tb-size=64")
+                let thread = match self.parallel {
+                    true => "multi",
+                    false => "single",
+                };
+                args.pair("-accel", format!("tcg,thread={thread},tb-size=64"))
                     .pair("-cpu", "max");
             }
         }

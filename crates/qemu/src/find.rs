@@ -28,6 +28,15 @@ impl fmt::Display for Version {
 }
 
 impl Version {
+    /// Can a vCPU be emulated while another one writes code? Before 8.1 what is
+    /// translated while it is written may stay as it was (QEMU's commit
+    /// deba78709ae8, "accel/tcg: Always lock pages before translation"): a kernel
+    /// that patches itself beside a second vCPU meets its own breakpoint, and
+    /// panics in one boot of thirty. Emulated machines use one processor then.
+    pub fn translates_in_parallel(self) -> bool {
+        self >= Version(8, 1, 0)
+    }
+
     /// Has this version everything that is used here?
     pub(crate) fn check(self, program: &Program) -> Result<Self, Error> {
         let Version(major, minor, _) = self;
@@ -125,6 +134,14 @@ mod tests {
             .status();
         assert!(wrote.unwrap().success());
         (dir, path)
+    }
+
+    #[test]
+    fn only_a_newer_one_emulates_several_processors_at_once() {
+        assert!(!Version(7, 2, 22).translates_in_parallel());
+        assert!(!Version(8, 0, 5).translates_in_parallel());
+        assert!(Version(8, 1, 0).translates_in_parallel());
+        assert!(Version(10, 0, 2).translates_in_parallel());
     }
 
     #[test]

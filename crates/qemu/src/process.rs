@@ -95,6 +95,7 @@ impl Process {
         let mut machine =
             inherit(config, &mut jail).map_err(failed("its files could not be prepared"))?;
         machine.spares = spares.kinds();
+        machine.parallel = parallel(program, accelerator, &machine)?;
         machine.console = jail.inherit(console_far.into());
         machine.qmp = jail.inherit(qmp_far.into());
         machine.channel = jail.inherit(channel_far.into());
@@ -181,6 +182,20 @@ fn spawn(program: &Program, arguments: Vec<String>, jail: Jail) -> std::io::Resu
     child
 }
 
+/// May the machine's vCPUs run beside each other? The monitor is asked only where
+/// it matters: it takes 15 ms.
+fn parallel(
+    program: &Program,
+    accelerator: &Accelerator,
+    machine: &Machine,
+) -> Result<bool, Error> {
+    let one = machine.vcpus + machine.spare.vcpus == 1;
+    match accelerator {
+        Accelerator::Tcg { .. } if !one => Ok(program.version()?.translates_in_parallel()),
+        Accelerator::Tcg { .. } | Accelerator::Kvm { .. } => Ok(true),
+    }
+}
+
 /// Moves every file of the configuration into the jail.
 fn inherit(config: VmConfig, jail: &mut Jail) -> std::io::Result<Machine> {
     let mut disks = Vec::new();
@@ -219,6 +234,7 @@ fn inherit(config: VmConfig, jail: &mut Jail) -> std::io::Result<Machine> {
         vcpus: config.vcpus,
         memory: config.memory,
         spare: config.spare,
+        parallel: true,
         disks,
         nets,
         shares,

@@ -73,11 +73,14 @@ pub(super) fn run(options: &CheckOptions) -> Outcome {
 
 fn qemu() -> Finding {
     match monitor::ask() {
-        Ok((program, version)) => finding(
-            "monitor",
-            Verdict::Good,
-            format!("QEMU {version} at {}", program.path().display()),
-        ),
+        Ok((program, version)) => {
+            let turns = match version.translates_in_parallel() {
+                true => "",
+                false => "; before 8.1 emulated machines use one processor, however many they have",
+            };
+            let detail = format!("QEMU {version} at {}{turns}", program.path().display());
+            finding("monitor", Verdict::Good, detail)
+        }
         Err(error) => finding("monitor", Verdict::Bad, crate::report::chain(&error)),
     }
 }

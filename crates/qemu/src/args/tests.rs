@@ -8,6 +8,7 @@ fn machine() -> Machine {
         vcpus: 2,
         memory: 512 << 20,
         spare: Spare::default(),
+        parallel: true,
         disks: vec![
             MachineDisk {
                 serial: "layers".into(),
@@ -60,6 +61,15 @@ fn emulation_is_told_the_clock_rate_and_kvm_is_not() {
     assert!(line(&tcg()).contains("tsc_early_khz=2600000"));
     let kvm = line(&Accelerator::Kvm { round_ns: 1 });
     assert!(kvm.contains("-accel kvm -cpu host") && !kvm.contains("tsc_early_khz"));
+}
+
+#[test]
+fn emulated_processors_take_turns_where_running_beside_each_other_breaks_them() {
+    assert!(line(&tcg()).contains("-accel tcg,thread=multi,"));
+    let mut machine = machine();
+    machine.parallel = false;
+    let line = machine.arguments(&tcg()).join(" ");
+    assert!(line.contains("-accel tcg,thread=single,"), "{line}");
 }
 
 #[test]
