@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bulkhead_guest::Cache;
 use bulkhead_installer::config::{self, ConfigError, Place};
@@ -30,8 +30,6 @@ const ID_LIMIT: usize = 64;
 /// grace has the API server forget it while the kubelet still ends it. Less than
 /// the agent has itself when it is asked to stop.
 const ENDING: Duration = Duration::from_secs(10);
-/// How often they are looked for.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// Told of each step; may stop there as a kill would.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
@@ -339,14 +337,8 @@ impl Machine {
             return Ok(());
         }
         let runtime = self.status()?.runtime.unwrap_or(Runtime::Containerd);
-        let until = Instant::now() + ENDING;
-        let removal = loop {
-            let leave = |node: &mut Node<'_>| node.uninstall(spec.force);
-            match self.with_node(runtime, false, &mut *observer, leave)? {
-                Err(Error::InUse(_)) if Instant::now() < until => std::thread::sleep(AGAIN),
-                removal => break removal?,
-            }
-        };
+        let removal =
+            self.with_node(runtime, false, observer, |node| node.uninstall(spec.force))??;
         for user in &removal.orphaned {
             tracing::warn!("process {user} lost its programs, as `force` asks");
         }
@@ -387,6 +379,7 @@ impl Machine {
             supervisor: supervisor.as_mut(),
             validator: validator.as_mut(),
             smoke: cri.as_mut().map(|cri| cri as &mut dyn Smoke),
+            ending: ENDING,
             observer: &mut observer,
         }))
     }

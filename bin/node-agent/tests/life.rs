@@ -203,11 +203,7 @@ async fn broken_watches_and_refused_writes_are_lived_through() {
 async fn nothing_is_removed_under_a_sandbox_unless_it_is_forced() {
     let mut stage = Stage::new().await;
     let before = stage.files();
-    stage.start();
-    stage.create(json!({ "action": "install" })).await;
-    stage
-        .until("Ready", |told| phase(told, NodePhase::Ready))
-        .await;
+    stage.install().await;
     // The payload's shim is a program that sleeps.
     let shim = stage.home().join("current/containerd-shim-bulkhead-v2");
     let mut sandbox = std::process::Command::new(shim)
@@ -235,11 +231,7 @@ async fn nothing_is_removed_under_a_sandbox_unless_it_is_forced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_that_ends_is_waited_for() {
     let mut stage = Stage::new().await;
-    stage.start();
-    stage.create(json!({ "action": "install" })).await;
-    stage
-        .until("Ready", |told| phase(told, NodePhase::Ready))
-        .await;
+    stage.install().await;
     let shim = stage.home().join("current/containerd-shim-bulkhead-v2");
     let mut sandbox = std::process::Command::new(shim).arg("2").spawn().unwrap();
     stage.order(Action::Uninstall, json!({})).await;

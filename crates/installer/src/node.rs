@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
@@ -193,6 +194,9 @@ pub struct Node<'a> {
     pub validator: &'a mut dyn Validator,
     /// Who tries pods; `None` for no trial.
     pub smoke: Option<&'a mut dyn Smoke>,
+    /// How long the processes of pods that were removed may take to end before what
+    /// they run is taken away.
+    pub ending: Duration,
     /// Is told of each step, and may stop there as a kill would.
     pub observer: &'a mut dyn FnMut(Step) -> std::ops::ControlFlow<()>,
 }
@@ -262,11 +266,26 @@ impl Node<'_> {
     /// Undoes a change that was killed.
     pub(crate) fn undo_killed(&mut self, state: &mut State, runtime: Runtime) -> Result<(), Error> {
         // Its version may have been given to pods since.
-        let users = self.users_of(&state.added())?;
-        if state.installed.is_none() && !users.is_empty() {
-            return Err(Error::InUse(users));
+        if state.installed.is_none() {
+            let users = self.lasting(|node| node.users_of(&state.added()))?;
+            if !users.is_empty() {
+                return Err(Error::InUse(users));
+            }
         }
         self.undo(state, runtime).map(drop)
+    }
+
+    /// Those of the processes found that do not end within what is granted them.
+    pub(crate) fn lasting(
+        &self,
+        find: impl Fn(&Self) -> Result<Vec<User>, Error>,
+    ) -> Result<Vec<User>, Error> {
+        let users = find(self)?;
+        if users.is_empty() {
+            return Ok(users);
+        }
+        in_use::wait(&users, self.ending);
+        find(self)
     }
 
     fn users_of(&self, versions: &[Version]) -> Result<Vec<User>, Error> {

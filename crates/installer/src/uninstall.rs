@@ -1,7 +1,6 @@
 //! Taking everything away again.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,9 +11,6 @@ use crate::places;
 use crate::state::{State, sweep};
 use crate::tree::FileError;
 use crate::version::Version;
-
-/// How long pods that were removed may take to be gone.
-const ENDING: Duration = Duration::from_secs(2);
 
 /// What an uninstallation did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,11 +45,10 @@ impl Node<'_> {
             if let Some(runtime) = state.runtime {
                 self.undo_killed(&mut state, runtime)?;
             }
-            removal.orphaned = self.users()?;
-            if !force && !removal.orphaned.is_empty() {
-                in_use::wait(&removal.orphaned, ENDING);
-                removal.orphaned = self.users()?;
-            }
+            removal.orphaned = match force {
+                true => self.users()?,
+                false => self.lasting(|node| Ok(node.users()?))?,
+            };
             if !force && !removal.orphaned.is_empty() && !state.leaving {
                 return Err(Error::InUse(removal.orphaned));
             }

@@ -5,6 +5,7 @@ mod plan;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bulkhead_installer::cri::Cri;
 use bulkhead_installer::preflight::{Finding, Weight};
@@ -23,6 +24,9 @@ use crate::cli::node::{
 use crate::cli::{Format, FormatOption};
 use crate::report::{CommandError, Outcome, chain};
 use crate::style;
+
+/// How long pods that were just removed may take to be gone.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// Runs a node command.
 pub(super) fn run(command: NodeCommand) -> Outcome {
@@ -98,6 +102,7 @@ fn install(options: &InstallOptions) -> Outcome {
         supervisor: supervisor.as_mut(),
         validator: validator.as_mut(),
         smoke: tries.then_some(&mut cri as &mut dyn Smoke),
+        ending: ENDING,
         observer: &mut observer,
     }
     .install(&mut plan.payload, &wish)
@@ -167,6 +172,7 @@ fn with_node<T>(
         supervisor,
         validator: validator.as_mut(),
         smoke: cri.map(|cri| cri as &mut dyn Smoke),
+        ending: ENDING,
         observer: &mut observer,
     }))
 }

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use bulkhead_apiserver::{Options, Server};
-use bulkhead_kataconfig::{Action, KataNode, KataNodeStatus, crds};
+use bulkhead_kataconfig::{Action, KataNode, KataNodeStatus, NodePhase, crds};
 use futures_util::StreamExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -237,6 +237,14 @@ impl Stage {
             Ok(told) => told,
             Err(_) => panic!("{what} never came: {:#?}", self.api.get(NODE).await),
         }
+    }
+
+    /// Starts the agent, and waits until it has installed.
+    pub(crate) async fn install(&mut self) {
+        self.start();
+        self.create(json!({ "action": "install" })).await;
+        let ready = |told: &KataNodeStatus| told.phase == NodePhase::Ready;
+        self.until("Ready", ready).await;
     }
 
     /// Waits until the machine's files are as they were. Nothing tells of that.

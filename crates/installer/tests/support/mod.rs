@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use bulkhead_installer::config::{self, Place};
 use bulkhead_installer::handler::{Handler, HandlerName};
@@ -152,6 +153,7 @@ impl Machine {
                 shim,
                 shims,
             }),
+            ending: Duration::ZERO,
             observer: &mut |step| {
                 steps.push(step);
                 if stop_at.is_some_and(|at| steps.len() > at) {
