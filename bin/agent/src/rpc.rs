@@ -537,14 +537,14 @@ impl agent_ttrpc::Agent for AgentService {
         _: &TtrpcContext,
         request: agent::Resources,
     ) -> ttrpc::Result<agent::Resources> {
-        loop {
-            let taken = self.spare.take_one(request.vcpus, request.memory_bytes);
-            match taken.map_err(Failure::internal_from) {
-                Ok(taken) if taken.more => tokio::task::yield_now().await,
-                Ok(taken) => return Ok(convert::resources(taken)),
-                Err(failure) => return failed(failure),
+        let work = async {
+            while self.spare.take_one(request.vcpus, request.memory_bytes)? {
+                tokio::task::yield_now().await;
             }
-        }
+            self.spare.taken()
+        };
+        let taken = work.await.map_err(Failure::internal_from);
+        taken.map(convert::resources).or_else(failed)
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

@@ -63,57 +63,62 @@ pub(crate) struct Taken {
     pub(crate) vcpus: u32,
     /// Memory beside that of the start, bytes.
     pub(crate) memory: u64,
-    /// There may be more to take.
-    pub(crate) more: bool,
 }
 
 impl Spare {
-    /// Takes one processor or one block of memory, unless so many processors run and
-    /// so much memory, bytes, was taken. The kernel takes its time for each: others
-    /// want their turn in between. This process has one thread: nobody takes the same.
+    /// Takes one block of memory or one processor, unless so much memory, bytes, was
+    /// taken and so many processors run; whether there was something to take. The
+    /// kernel takes its time for each: others want their turn in between. This process
+    /// has one thread: nobody takes the same.
     ///
     /// # Errors
     /// What the kernel refused. What was taken before stays.
-    pub(crate) fn take_one(&self, vcpus: u32, memory: u64) -> Result<Taken, Error> {
-        let before = self.memory.load(Ordering::Relaxed);
-        let block = match before < memory {
-            true => take_block()?,
-            false => None,
-        };
-        let taken = before + block.unwrap_or(0);
-        self.memory.store(taken, Ordering::Relaxed);
-        let (running, started) = processors(vcpus, block.is_none())?;
+    pub(crate) fn take_one(&self, vcpus: u32, memory: u64) -> Result<bool, Error> {
+        if self.memory.load(Ordering::Relaxed) < memory
+            && let Some(block) = take_block()?
+        {
+            self.memory.fetch_add(block, Ordering::Relaxed);
+            return Ok(true);
+        }
+        Ok(running()? < vcpus && start_processor()?)
+    }
+
+    /// What there is now.
+    ///
+    /// # Errors
+    /// [`Error::Look`].
+    pub(crate) fn taken(&self) -> Result<Taken, Error> {
         Ok(Taken {
-            vcpus: running,
-            memory: taken,
-            more: started || block.is_some(),
+            vcpus: running()?,
+            memory: self.memory.load(Ordering::Relaxed),
         })
     }
 }
 
-/// How many processors run, and whether one of them was started, should there be
-/// fewer than wanted.
-fn processors(wanted: u32, start: bool) -> Result<(u32, bool), Error> {
-    let look = |source| Error::Look {
-        what: "processors",
-        source,
-    };
+fn look(what: &'static str) -> impl Fn(std::io::Error) -> Error + Copy {
+    move |source| Error::Look { what, source }
+}
+
+/// How many processors run.
+fn running() -> Result<u32, Error> {
+    let online = Path::new(PROCESSORS).join("online");
+    let text = std::fs::read_to_string(online).map_err(look("processors"))?;
+    Ok(count(&text))
+}
+
+/// Whether there was one to start.
+fn start_processor() -> Result<bool, Error> {
     let all = Path::new(PROCESSORS);
-    let text = std::fs::read_to_string(all.join("online")).map_err(look)?;
-    let running = count(&text);
-    if !start || running >= wanted {
-        return Ok((running, false));
-    }
-    for number in numbered(all, "cpu").map_err(look)? {
+    for number in numbered(all, "cpu").map_err(look("processors"))? {
         // The first has no such file: it cannot be stopped.
         let switch = all.join(format!("cpu{number}/online"));
         if std::fs::read_to_string(&switch).is_ok_and(|state| state.trim() == "0") {
             let failed = |source| Error::Processor { number, source };
             std::fs::write(&switch, "1").map_err(failed)?;
-            return Ok((running + 1, true));
+            return Ok(true);
         }
     }
-    Ok((running, false))
+    Ok(false)
 }
 
 /// Of a list like `0-3,8`: cpuset(7), "List format".
@@ -129,10 +134,7 @@ fn count(list: &str) -> u32 {
 
 /// How much was taken, bytes; none: there is no more.
 fn take_block() -> Result<Option<u64>, Error> {
-    let look = |source| Error::Look {
-        what: "memory",
-        source,
-    };
+    let look = look("memory");
     let all = Path::new(MEMORY);
     let size = std::fs::read_to_string(all.join("block_size_bytes")).map_err(look)?;
     let size = u64::from_str_radix(size.trim(), 16).ok();
