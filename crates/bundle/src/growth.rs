@@ -4,6 +4,7 @@ use bulkhead_config::Config;
 use bulkhead_protocol::MEMORY_BLOCK;
 use oci_spec::runtime::LinuxResources;
 
+use crate::size::quota;
 use crate::{MIB, Room, Size};
 
 /// The kernel describes each page of 4096 bytes in 64.
@@ -25,14 +26,10 @@ pub struct Growth {
 impl Growth {
     /// A machine at its start.
     pub fn new(start: Size, spare: Size, config: &Config) -> Self {
-        let nothing = Size {
-            vcpus: 0,
-            memory: 0,
-        };
         Self {
             start,
             spare,
-            taken: nothing,
+            taken: Size::default(),
             overhead: config.guest_overhead_mib * MIB,
             beside: config.host_overhead_mib * MIB,
         }
@@ -112,26 +109,21 @@ fn add(one: Size, other: Size) -> Size {
 
 /// What the limits of containers come to; one without a limit takes what is there.
 pub fn demand<'a>(limits: impl Iterator<Item = &'a LinuxResources>) -> Room {
-    let mut sum = (0u64, 0u64);
+    let (mut thousandths, mut memory) = (0u64, 0u64);
     for own in limits {
-        let memory = own.memory().as_ref().and_then(|memory| memory.limit());
-        let memory = memory.and_then(|bytes| u64::try_from(bytes).ok());
-        sum.0 = sum.0.saturating_add(memory.unwrap_or(0));
-        sum.1 = sum
-            .1
-            .saturating_add(own.cpu().as_ref().map_or(0, thousandths));
+        let limit = own.memory().as_ref().and_then(|memory| memory.limit());
+        let limit = limit.and_then(|bytes| u64::try_from(bytes).ok());
+        memory = memory.saturating_add(limit.unwrap_or(0));
+        let cpu = own.cpu().as_ref().and_then(quota);
+        let cpu = cpu.map_or(0, |(quota, period)| {
+            quota.saturating_mul(1000).div_ceil(period)
+        });
+        thousandths = thousandths.saturating_add(cpu);
     }
     Room {
-        vcpus: u32::try_from(sum.1.div_ceil(1000)).unwrap_or(u32::MAX),
-        memory: sum.0,
+        vcpus: u32::try_from(thousandths.div_ceil(1000)).unwrap_or(u32::MAX),
+        memory,
     }
-}
-
-/// Of a processor, rounded up.
-fn thousandths(cpu: &oci_spec::runtime::LinuxCpu) -> u64 {
-    let quota = cpu.quota().and_then(|quota| u64::try_from(quota).ok());
-    let period = cpu.period().filter(|period| *period > 0).unwrap_or(100_000);
-    quota.unwrap_or(0).saturating_mul(1000).div_ceil(period)
 }
 
 #[cfg(test)]

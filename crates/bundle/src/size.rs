@@ -2,7 +2,7 @@
 
 use bulkhead_config::Config;
 use bulkhead_protocol::MEMORY_BLOCK;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxCpu, Spec};
 
 use crate::{MIB, Refusal, annotation};
 
@@ -15,7 +15,7 @@ pub(crate) const SANDBOX_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 pub(crate) const SANDBOX_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 
 /// How large the machine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
     /// vCPUs.
     pub vcpus: u32,
@@ -48,12 +48,22 @@ impl Limits {
         let period = number(SANDBOX_PERIOD)
             .or_else(|| cpu.and_then(|cpu| cpu.period()).map(u64::cast_signed))
             .filter(|period| *period > 0)
-            .unwrap_or(100_000);
+            .unwrap_or(PERIOD);
         Self {
             memory: memory.and_then(|bytes| u64::try_from(bytes).ok()),
             vcpus: quota.map(|quota| (quota as u64).div_ceil(period as u64)),
         }
     }
+}
+
+/// Of how many µs a quota is, where nobody says: the kernel's own period.
+const PERIOD: i64 = 100_000;
+
+/// A CPU limit: a quota, and the period it is of, µs. None: no limit.
+pub(crate) fn quota(cpu: &LinuxCpu) -> Option<(u64, u64)> {
+    let quota = u64::try_from(cpu.quota()?).ok()?;
+    let period = cpu.period().filter(|period| *period > 0);
+    Some((quota, period.unwrap_or(PERIOD.unsigned_abs())))
 }
 
 /// More vCPUs than the host has CPUs would only wait for each other.

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxResources};
 use serde_json::Value;
 
 use crate::Refusal;
-use crate::size::host_vcpus;
+use crate::size::{host_vcpus, quota};
 
 /// What the containers of a machine share, beyond which no limit has a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,16 +121,15 @@ fn refuse_memory(limit: i64, room: Room) -> Result<(), Refusal> {
 
 /// A machine with as many vCPUs as its host has CPUs gives what its host does.
 fn refuse_cpu(cpu: &LinuxCpu, room: Room) -> Result<(), Refusal> {
-    const PERIOD: u64 = 100_000;
-    let quota = cpu.quota().and_then(|quota| u64::try_from(quota).ok());
-    let period = cpu.period().filter(|period| *period > 0).unwrap_or(PERIOD);
-    let wanted = quota.unwrap_or(0).div_ceil(period);
+    let Some((quota, period)) = quota(cpu) else {
+        return Ok(());
+    };
+    let wanted = quota.div_ceil(period);
     let host = host_vcpus();
     if wanted.min(host) > u64::from(room.vcpus) {
         return Err(Refusal::new(format!(
-            "a CPU limit of {} µs in {period} µs needs {} vCPUs, and the pod's machine can have {} \
+            "a CPU limit of {quota} µs in {period} µs needs {} vCPUs, and the pod's machine can have {} \
              while it runs; make the pod anew with the larger limit",
-            quota.unwrap_or(0),
             wanted.min(host),
             room.vcpus
         )));
