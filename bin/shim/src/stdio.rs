@@ -45,6 +45,11 @@ pub(crate) enum Sink {
 }
 
 impl Sink {
+    /// A pipe that ends with whoever reads it.
+    fn read_by(to: pipe::Sender) -> Self {
+        Self::Pipe { to, _reader: None }
+    }
+
     async fn open(path: &str) -> Outcome<Option<Self>> {
         let failed = |error: std::io::Error| {
             Failure::invalid(format!("the output `{path}` cannot be opened: {error}"))
@@ -122,11 +127,10 @@ pub(crate) struct Ends {
 impl Ends {
     /// Those of a command, which go with it.
     pub(crate) fn of(pipes: bulkhead_control::Pipes) -> Self {
-        let sink = |pipe: Option<pipe::Sender>| pipe.map(|to| Sink::Pipe { to, _reader: None });
         Self {
             stdin: pipes.stdin,
-            stdout: sink(pipes.stdout),
-            stderr: sink(pipes.stderr),
+            stdout: pipes.stdout.map(Sink::read_by),
+            stderr: pipes.stderr.map(Sink::read_by),
             logger: None,
         }
     }
@@ -146,11 +150,10 @@ pub(crate) async fn open(paths: &Paths, owner: Owner<'_>) -> Outcome<Ends> {
     };
     if paths.stdout.starts_with(logger::SCHEME) {
         let (logger, stdout, stderr) = logger::start(&paths.stdout, owner).await?;
-        let sink = |to| Sink::Pipe { to, _reader: None };
         return Ok(Ends {
             stdin,
-            stdout: Some(sink(stdout)),
-            stderr: (!paths.terminal).then(|| sink(stderr)),
+            stdout: Some(Sink::read_by(stdout)),
+            stderr: (!paths.terminal).then(|| Sink::read_by(stderr)),
             logger: Some(logger),
         });
     }
@@ -191,19 +194,16 @@ impl Pumps {
 
     /// Waits for the output's end; `last_words` are written behind it.
     pub(crate) async fn finish(self, last_words: Option<&str>) {
-        let stdout = self.stdout.await.ok().flatten();
-        let stderr = match self.stderr {
+        let mut stdout = self.stdout.await.ok().flatten();
+        let mut stderr = match self.stderr {
             Some(pump) => pump.await.ok().flatten(),
             None => None,
         };
-        let (mut first, rest) = match stderr {
-            Some(stderr) => (Some(stderr), stdout),
-            None => (stdout, None),
-        };
-        if let (Some(words), Some(sink)) = (last_words, &mut first) {
+        let sink = stderr.as_mut().or(stdout.as_mut());
+        if let (Some(words), Some(sink)) = (last_words, sink) {
             sink.write_now(words.as_bytes());
         }
-        drop((first, rest));
+        drop((stdout, stderr));
         if let Some(logger) = self.logger {
             logger.end().await;
         }
