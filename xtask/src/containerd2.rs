@@ -19,8 +19,8 @@ pub(crate) fn programs() -> Outcome<PathBuf> {
     if !programs.join("containerd").exists() {
         fetch(&dir).map_err(|error| format!("containerd 2 could not be fetched: {error}"))?;
     }
-    let version = said(Command::new(programs.join("containerd")).arg("--version"))?;
-    println!("{}", version.trim());
+    let version = run::said(Command::new(programs.join("containerd")).arg("--version"))?;
+    println!("{version}");
     // What runs is said by its version, not by where it came from.
     let second = version.split_whitespace().any(|word| {
         let number = word.trim_start_matches('v');
@@ -29,8 +29,7 @@ pub(crate) fn programs() -> Outcome<PathBuf> {
     match second {
         true => Ok(programs),
         false => Err(format!(
-            "this is not containerd 2: `{}`; remove {}",
-            version.trim(),
+            "this is not containerd 2: `{version}`; remove {}",
             dir.display()
         )),
     }
@@ -80,7 +79,7 @@ fn fetch(dir: &Path) -> Outcome {
 fn source() -> Outcome<String> {
     let mut ask = Command::new("apt-get");
     ask.args(["indextargets", "--format", FIELDS, "Created-By: Packages"]);
-    let all = said(&mut ask)?;
+    let all = run::said(&mut ask)?;
     archive(&all).ok_or("apt knows no archive of Debian; `apt-get update`?".to_owned())
 }
 
@@ -91,18 +90,6 @@ fn archive(targets: &str) -> Option<String> {
     // The archive of security fixes has no such release.
     let own = archives.find(|uri| !uri.is_empty() && !uri.contains("security"))?;
     Some(format!("deb {own} {RELEASE} main\n"))
-}
-
-/// What a command prints.
-fn said(command: &mut Command) -> Outcome<String> {
-    let output = command
-        .output()
-        .map_err(|error| format!("`{command:?}` did not start: {error}"))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("`{command:?}`: {}", why.trim()));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -87,25 +87,24 @@ pub(crate) fn make_image(dir: &Path, image: &Path) -> Outcome {
             std::os::unix::fs::symlink("busybox", path).map_err(io)?;
         }
     }
-    let umoci = |args: &[&str]| run::command(Command::new("umoci").args(args));
-    let (layout, tagged) = (
-        image.display().to_string(),
-        format!("{}:latest", image.display()),
-    );
-    let half = dir.join("image.half").display().to_string();
-    let half_tagged = format!("{half}:latest");
+    let half = dir.join("image.half");
     let _ = std::fs::remove_dir_all(&half);
-    umoci(&["init", "--layout", &half])?;
-    umoci(&["new", "--image", &half_tagged])?;
-    umoci(&[
-        "insert",
-        "--image",
-        &half_tagged,
-        &root.display().to_string(),
-        "/",
-    ])?;
-    umoci(&["config", "--image", &half_tagged, "--config.cmd", "/bin/sh"])?;
-    std::fs::rename(&half, &layout).map_err(io)?;
-    println!("made the image {tagged}");
+    let tagged = write_layout(&root, &half)?;
+    let mut config = Command::new("umoci");
+    config.args(["config", "--image", &tagged, "--config.cmd", "/bin/sh"]);
+    run::command(&mut config)?;
+    std::fs::rename(&half, image).map_err(io)?;
+    println!("made the image {}:latest", image.display());
     Ok(())
+}
+
+/// Writes an OCI layout with one image, `latest`, of one layer; gives its reference.
+pub(crate) fn write_layout(root: &Path, layout: &Path) -> Outcome<String> {
+    let umoci = |args: &[&str]| run::command(Command::new("umoci").args(args));
+    let (root, layout) = (root.display().to_string(), layout.display().to_string());
+    let tagged = format!("{layout}:latest");
+    umoci(&["init", "--layout", &layout])?;
+    umoci(&["new", "--image", &tagged])?;
+    umoci(&["insert", "--image", &tagged, &root, "/"])?;
+    Ok(tagged)
 }

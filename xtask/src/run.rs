@@ -19,6 +19,20 @@ pub(crate) fn command(command: &mut Command) -> Outcome {
     }
 }
 
+/// What a command that has to succeed prints; an error has its last words.
+pub(crate) fn said(command: &mut Command) -> Outcome<String> {
+    let shown = format!("{command:?}").replace('"', "");
+    let output = command
+        .output()
+        .map_err(|error| format!("`{shown}` did not start: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        let why = String::from_utf8_lossy(&output.stderr);
+        Err(format!("`{shown}`: {}", why.trim()))
+    }
+}
+
 /// Cargo, in the workspace.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

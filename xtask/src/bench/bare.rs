@@ -17,10 +17,8 @@ const ZEROS: u64 = 64 << 20;
 
 /// How a bare machine is started.
 pub(super) struct Bare {
-    /// Monitor and options, as a real sandbox has them.
-    command: Vec<String>,
+    machine: Vec<String>,
     initramfs: PathBuf,
-    kernel: PathBuf,
 }
 
 /// What the machine's options of a sandbox are; devices and files are not the
@@ -34,37 +32,15 @@ impl Bare {
     pub(super) fn like(vmm_pid: u64, guest: &Guest, dir: &Path) -> Outcome<Self> {
         let line = std::fs::read_to_string(format!("/proc/{vmm_pid}/cmdline")).map_err(text)?;
         let words: Vec<_> = line.split('\0').map(str::to_owned).collect();
-        Self::of(&words, guest, dir)
-    }
-
-    /// Takes it from the arguments of one.
-    pub(super) fn of(words: &[String], guest: &Guest, dir: &Path) -> Outcome<Self> {
-        let mut command = vec![words.first().ok_or("a monitor without a name")?.clone()];
-        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
-            command.push(flag.to_owned());
-        }
-        for pair in words.windows(2) {
-            if MACHINE.contains(&pair[0].as_str()) {
-                command.extend_from_slice(pair);
-            }
-        }
         Ok(Self {
-            command,
+            machine: machine(&words, guest)?,
             initramfs: initramfs(dir)?,
-            kernel: guest.dir().join("kernel"),
         })
     }
 
-    /// The monitor with its machine and kernel.
-    pub(super) fn words(&self) -> Vec<String> {
-        let kernel = ["-kernel".to_owned(), self.kernel.display().to_string()];
-        self.command.iter().cloned().chain(kernel).collect()
-    }
-
     fn spawn(&self, port: Option<&Path>) -> Outcome<Child> {
-        let words = self.words();
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
+        let mut command = Command::new(&self.machine[0]);
+        command.args(&self.machine[1..]);
         command.arg("-initrd").arg(&self.initramfs);
         command.args(["-serial", "stdio"]);
         if let Some(path) = port {
@@ -104,6 +80,22 @@ impl Bare {
         end(child);
         measured
     }
+}
+
+/// A monitor and its machine, from the arguments of a sandbox's, with a kernel.
+pub(super) fn machine(words: &[String], guest: &Guest) -> Outcome<Vec<String>> {
+    let mut machine = vec![words.first().ok_or("a monitor without a name")?.clone()];
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        machine.push(flag.to_owned());
+    }
+    for pair in words.windows(2) {
+        if MACHINE.contains(&pair[0].as_str()) {
+            machine.extend_from_slice(pair);
+        }
+    }
+    let kernel = guest.dir().join("kernel").display().to_string();
+    machine.extend(["-kernel".to_owned(), kernel]);
+    Ok(machine)
 }
 
 fn exchange(mut port: UnixStream) -> std::io::Result<(f64, Duration)> {

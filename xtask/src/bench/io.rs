@@ -7,11 +7,10 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::bare::{self, Bare};
-use super::report::{Report, median};
-use super::{directory, pods, text};
+use super::report::{conditions, median};
+use super::{bare, directory, pods, text};
 use crate::run::{self, Outcome};
-use crate::{Kernel, guest, prerequisites};
+use crate::{Kernel, demo, guest, prerequisites};
 
 /// What does the work.
 const PACKAGES: &str = "fio,iperf3,qperf";
@@ -37,6 +36,7 @@ pub(super) fn run(yes: bool, rounds: u32) -> Outcome {
     pods::build("io-bench")?;
     guest::build(Kernel::Tuned)?;
     let dir = directory()?;
+    let guest = guest::newest_tuned()?;
     let image = Image::at(&dir.join("io"))?;
     let mut all: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
     for round in 1..=rounds {
@@ -48,18 +48,17 @@ pub(super) fn run(yes: bool, rounds: u32) -> Outcome {
             machine = machine.or(monitor);
         }
         let words = machine.ok_or("no pod had a machine")?;
-        let bare = Bare::of(&words, &guest::newest_tuned()?, &dir)?;
+        let bare = bare::machine(&words, &guest)?;
         all.entry("bare")
             .or_default()
             .push(machine_alone(&bare, &image)?);
     }
-    let conditions = Report::new(rounds).into_conditions();
     print(&all);
     let samples: BTreeMap<_, _> = all
         .iter()
         .map(|(who, rounds)| (who, json!(rounds)))
         .collect();
-    let report = json!({"conditions": conditions, "samples": samples});
+    let report = json!({"conditions": conditions(rounds), "samples": samples});
     let path = dir.join("io.json");
     std::fs::write(&path, format!("{report:#}\n")).map_err(text)?;
     println!("\nwritten to {}", path.display());
@@ -101,7 +100,7 @@ fn pod(handler: &str, image: &Image) -> Outcome<(Figures, Option<Vec<String>>)> 
 }
 
 /// The same in a machine with nothing of ours in it.
-fn machine_alone(bare: &Bare, image: &Image) -> Outcome<Figures> {
+fn machine_alone(bare: &[String], image: &Image) -> Outcome<Figures> {
     let network = Network::new()?;
     let mut peer = network.serve(&image.files)?;
     let done = boot(bare, image, &network);
@@ -110,7 +109,7 @@ fn machine_alone(bare: &Bare, image: &Image) -> Outcome<Figures> {
     done
 }
 
-fn boot(bare: &Bare, image: &Image, network: &Network) -> Outcome<Figures> {
+fn boot(bare: &[String], image: &Image, network: &Network) -> Outcome<Figures> {
     // Where writable layers and the pods' volume are as well.
     let place = tempfile::tempdir_in("/var/tmp").map_err(text)?;
     let (root, volume) = (place.path().join("root"), place.path().join("volume"));
@@ -136,7 +135,7 @@ fn boot(bare: &Bare, image: &Image, network: &Network) -> Outcome<Figures> {
     )?;
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/run/netns/{}", network.name));
-    command.args(bare.words()).arg("-initrd").arg(&initramfs);
+    command.args(bare).arg("-initrd").arg(&initramfs);
     for (serial, driver, path) in [
         ("root", "file", root.display().to_string()),
         ("volume", "host_device", device.path.clone()),
@@ -213,18 +212,10 @@ impl Network {
     }
 
     fn serve(&self, files: &Path) -> Outcome<Child> {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.name))
-            .args(["unshare", "--pid", "--fork", "--kill-child", "--mount"])
-            .args(["--mount-proc", "--root"])
-            .arg(files)
-            .args(["/bin/sh", "/work.sh", "serve"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(text)
+        let mut peer = Command::new("sh");
+        peer.arg(files.join("work.sh"));
+        peer.args(["peer", &self.name]).arg(files);
+        peer.stdin(Stdio::null()).spawn().map_err(text)
     }
 }
 
@@ -244,17 +235,8 @@ struct Loop {
 impl Loop {
     fn over(file: &Path) -> Outcome<Self> {
         let mut losetup = Command::new("losetup");
-        let output = losetup
-            .args(["--find", "--show"])
-            .arg(file)
-            .output()
-            .map_err(text)?;
-        match output.status.success() {
-            true => Ok(Self {
-                path: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-            }),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
+        let path = run::said(losetup.args(["--find", "--show"]).arg(file))?;
+        Ok(Self { path })
     }
 }
 
@@ -304,13 +286,7 @@ impl Image {
         let mut format = Command::new("mke2fs");
         format.args(["-q", "-t", "ext4", "-d"]).arg(&self.files);
         run::command(format.arg(&self.disk).arg("2G"))?;
-        let layout = dir.join("layout").display().to_string();
-        let tagged = format!("{layout}:latest");
-        let umoci = |args: &[&str]| run::command(Command::new("umoci").args(args));
-        let files = self.files.display().to_string();
-        umoci(&["init", "--layout", &layout])?;
-        umoci(&["new", "--image", &tagged])?;
-        umoci(&["insert", "--image", &tagged, &files, "/"])?;
+        let tagged = demo::write_layout(&self.files, &dir.join("layout"))?;
         let archive = format!("oci-archive:{}:{IMAGE}", self.archive.display());
         let mut copy = Command::new("skopeo");
         run::command(copy.args(["copy", "--quiet", &format!("oci:{tagged}"), &archive]))

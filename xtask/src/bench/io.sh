@@ -1,9 +1,17 @@
 #!/bin/sh
 # What is measured of disks and of the network, wherever it runs: each figure on a
 # line of its own, `name value`. Arguments: a directory of the root filesystem, a
-# block device, whom to speak with. `serve` is the other side of the network.
+# block device, whom to speak with.
+#
+# `peer NAMESPACE FILES` is the other side of the network, on the host: in a network
+# namespace, with the files of the image as its own. Its processes end with it.
 set -eu
 seconds=4
+
+if [ "$1" = peer ]; then
+    exec nsenter --net="/run/netns/$2" unshare --pid --fork --kill-child \
+        --mount --mount-proc --root="$3" /bin/sh /work.sh serve > /dev/null
+fi
 
 if [ "$1" = serve ]; then
     iperf3 --server > /dev/null &

@@ -285,15 +285,7 @@ fn image(dir: &Path) -> Outcome<String> {
 
 /// Asks the program, and gives what it prints.
 fn ask(root: &Path, words: &[&str]) -> Outcome<String> {
-    let output = bulkhead(root).args(words).output().map_err(text)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    Err(format!(
-        "`bulkhead {}`: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    ))
+    run::said(bulkhead(root).args(words))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]

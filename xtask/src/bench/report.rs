@@ -53,45 +53,12 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(rounds: u32) -> Self {
-        let first_line = |program: &str, args: &[&str]| -> Option<String> {
-            let output = Command::new(program)
-                .args(args)
-                .current_dir(run::workspace())
-                .output()
-                .ok()?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            text.lines().next().map(str::to_owned)
-        };
-        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map(|(_, model)| model.to_owned());
-        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Self {
-            conditions: json!({
-                "processor": model,
-                "processors": std::thread::available_parallelism().map_or(0, usize::from),
-                "memory": memory.lines().next(),
-                "host_kernel": first_line("uname", &["-r"]),
-                "qemu": first_line("qemu-system-x86_64", &["--version"]),
-                "runc": first_line("runc", &["--version"]),
-                "crun": first_line("crun", &["--version"]),
-                "runsc": first_line("runsc", &["--version"]),
-                "accelerator": std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "auto".into()),
-                "commit": first_line("git", &["describe", "--always", "--dirty"]),
-                "load": std::fs::read_to_string("/proc/loadavg").ok(),
-                "rounds": rounds,
-            }),
+            conditions: conditions(rounds),
             figures: BTreeMap::new(),
             samples: BTreeMap::new(),
             failures: Vec::new(),
         }
-    }
-
-    /// On what, and how busy it was.
-    pub(super) fn into_conditions(self) -> Value {
-        self.conditions
     }
 
     pub(super) fn add(&mut self, name: &'static str, value: Value) {
@@ -210,6 +177,39 @@ impl Report {
         });
         format!("{all:#}\n")
     }
+}
+
+/// On what, and how busy it is.
+pub(super) fn conditions(rounds: u32) -> Value {
+    let first_line = |program: &str, args: &[&str]| -> Option<String> {
+        let output = Command::new(program)
+            .args(args)
+            .current_dir(run::workspace())
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().next().map(str::to_owned)
+    };
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map(|(_, model)| model.to_owned());
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    json!({
+                "processor": model,
+                "processors": std::thread::available_parallelism().map_or(0, usize::from),
+                "memory": memory.lines().next(),
+                "host_kernel": first_line("uname", &["-r"]),
+                "qemu": first_line("qemu-system-x86_64", &["--version"]),
+                "runc": first_line("runc", &["--version"]),
+                "crun": first_line("crun", &["--version"]),
+                "runsc": first_line("runsc", &["--version"]),
+                "accelerator": std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "auto".into()),
+                "commit": first_line("git", &["describe", "--always", "--dirty"]),
+                "load": std::fs::read_to_string("/proc/loadavg").ok(),
+                "rounds": rounds,
+    })
 }
 
 pub(super) fn median(values: &[f64]) -> f64 {

@@ -5,11 +5,11 @@
 //! the network.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bulkhead_e2e::cri::Device;
-use bulkhead_e2e::{LoopDevice, Node, in_machine};
+use bulkhead_e2e::{LoopDevice, Node, arguments, in_machine};
 use serde_json::{Value, json};
 
 /// The block volume, MiB.
@@ -27,7 +27,12 @@ async fn main() {
     let (archive, image, files) = (argument(1), argument(2), argument(3));
     let node = Node::start().await;
     assert_eq!(node.ctr(&["image", "import", &archive]).code, 0);
-    let mut peer = serve(node.namespace(), Path::new(&files));
+    let mut peer = Command::new("sh")
+        .arg(Path::new(&files).join("work.sh"))
+        .args(["peer", node.namespace(), &files])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("a shell");
     // Next to the writable layers, so that both are on the same disk of the host.
     let place = tempfile::tempdir_in("/var/tmp").expect("a directory");
     let volume = LoopDevice::new(place.path(), "volume", VOLUME);
@@ -45,7 +50,7 @@ async fn main() {
         })
         .await
         .expect("the container starts");
-    let monitor = in_machine().then(|| words(node.monitor_of(&pod)));
+    let monitor = in_machine().then(|| arguments(node.monitor_of(&pod)));
     container.says("stdout end", LIMIT).await;
     println!(
         "{}",
@@ -56,20 +61,6 @@ async fn main() {
     let _ = peer.wait();
 }
 
-/// The other side of the network; its processes end with the first.
-fn serve(namespace: &str, files: &Path) -> Child {
-    Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{namespace}"))
-        .args(["unshare", "--pid", "--fork", "--kill-child", "--mount"])
-        .args(["--mount-proc", "--root"])
-        .arg(files)
-        .args(["/bin/sh", "/work.sh", "serve"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("nsenter is there: `apt install util-linux`")
-}
-
 /// Lines `stdout name value`.
 fn figures(log: &str) -> Value {
     let pairs = log.lines().filter_map(|line| {
@@ -77,13 +68,4 @@ fn figures(log: &str) -> Value {
         Some((name.to_owned(), json!(value.trim().parse::<f64>().ok()?)))
     });
     pairs.collect::<serde_json::Map<_, _>>().into()
-}
-
-/// The arguments of a process.
-fn words(pid: u32) -> Vec<String> {
-    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it runs");
-    line.trim_end_matches('\0')
-        .split('\0')
-        .map(str::to_owned)
-        .collect()
 }
