@@ -140,10 +140,12 @@ impl Story {
         self.install().await?;
         self.own.push(pods_namespace()?);
         objects::apply(&self.client, &self.own[self.own.len() - 1]).await?;
-        self.pods_may_be_made().await?;
         match self.stand_in.is_some() {
             true => self.say("not tried: a pod; nobody runs any here"),
-            false => self.a_pod_has_its_own_kernel().await?,
+            false => {
+                self.pods_may_be_made().await?;
+                self.a_pod_has_its_own_kernel().await?;
+            }
         }
         self.host_namespaces_are_refused().await?;
         self.a_pod_keeps_its_node().await
@@ -294,9 +296,6 @@ impl Story {
     /// The account of a namespace comes after it, its token with an old API server
     /// later still, and every pod is forbidden until then.
     async fn pods_may_be_made(&self) -> Result<(), Error> {
-        if self.stand_in.is_some() {
-            return Ok(());
-        }
         let pod = self.pod("first", &["true"], &json!({}))?;
         let params = PostParams {
             dry_run: true,

@@ -19,7 +19,9 @@ mod software;
 
 pub use k8s_cri::v1 as cri;
 pub use loops::LoopDevice;
-pub use node::{Container, Executed, Forwarded, Node, PODS, Pod, in_machine, remove_cgroup};
+pub use node::{
+    Container, Executed, Forwarded, Node, PODS, Pod, arguments, in_machine, remove_cgroup,
+};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -238,6 +240,14 @@ pub fn tool(program: &str, args: &[&str]) {
         .output()
         .unwrap_or_else(|error| panic!("`{program}`: {error}; `cargo xtask test` installs it"));
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
+}
+
+/// Writes a program, by a process of its own: while this one has a file open for
+/// writing, another test's child may be born with it, and nobody could execute it.
+/// execve(2), ETXTBSY.
+pub fn write_program(path: &Path, text: &str) {
+    let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    tool("sh", &["-c", write, &path.display().to_string(), text]);
 }
 
 /// Reference of an image with static busybox, made once for each test program.

@@ -48,6 +48,9 @@ const UP: Duration = Duration::from_secs(20);
 /// How long a container may take to end by itself.
 const END: Duration = Duration::from_secs(60);
 
+/// How long the kubelet would at least go on asking for a removal.
+const AGAIN: Duration = Duration::from_secs(20);
+
 /// How long a shim may outlive its pod.
 const GONE: Duration = Duration::from_secs(1);
 
@@ -317,11 +320,25 @@ impl Node {
         path
     }
 
-    /// Stops and removes every pod, as the kubelet does with what it finds.
+    /// Stops and removes every pod, as the kubelet does with what it finds: again,
+    /// while containerd, which hears of a death from several sides, still makes up
+    /// its mind.
     ///
     /// # Errors
-    /// containerd's status.
+    /// containerd's last status.
     pub async fn remove_all(&self) -> Result<(), Status> {
+        let deadline = Instant::now() + AGAIN;
+        loop {
+            match self.remove_each().await {
+                Err(_) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn remove_each(&self) -> Result<(), Status> {
         let mut runtime = self.runtime.clone();
         let list = runtime.list_pod_sandbox(ListPodSandboxRequest::default());
         for pod in list.await?.into_inner().items {
@@ -406,8 +423,7 @@ impl Node {
     /// The monitor of a pod: the child of its shim.
     #[must_use]
     pub fn monitor_of(&self, pod: &Pod<'_>) -> u32 {
-        let args = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let of = |pid: u32| String::from_utf8_lossy(&args(pid)).contains(&pod.id);
+        let of = |pid: u32| arguments(pid).contains(&pod.id);
         let monitors = self.monitors();
         let own = monitors
             .into_iter()
@@ -438,18 +454,21 @@ impl Node {
     /// Process ids of the shims that serve this node.
     #[must_use]
     pub fn shims(&self) -> Vec<u32> {
-        let socket = self.path().join("containerd.sock").display().to_string();
-        processes(|args| args.contains("containerd-shim-") && args.contains(&socket))
+        self.shims_with("")
     }
 
     /// Those of them that clean up after another, which containerd runs.
     #[must_use]
     pub fn cleaners(&self) -> Vec<u32> {
-        let cleans = |pid: &u32| {
-            let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            args.ends_with(b"\0delete\0")
-        };
-        self.shims().into_iter().filter(cleans).collect()
+        self.shims_with(" delete")
+    }
+
+    /// Those whose arguments end like this.
+    fn shims_with(&self, end: &str) -> Vec<u32> {
+        let socket = self.path().join("containerd.sock").display().to_string();
+        processes(|args| {
+            args.contains("containerd-shim-") && args.contains(&socket) && args.ends_with(end)
+        })
     }
 
     /// Waits until no shim is left, a moment: it outlives by that much the answer
@@ -544,15 +563,20 @@ fn namespaces() -> NamespaceOption {
     }
 }
 
-/// Processes whose arguments fit.
+/// Processes whose arguments, with spaces between, fit.
 fn processes(fits: impl Fn(&str) -> bool) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &u32| {
-        let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        fits(&String::from_utf8_lossy(&args).replace('\0', " "))
-    })
-    .collect()
+    pids.filter(|pid| fits(&arguments(*pid).join(" ")))
+        .collect()
+}
+
+/// The arguments of a process; none of one that has ended. proc_pid_cmdline(5).
+#[must_use]
+pub fn arguments(pid: u32) -> Vec<String> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line);
+    line.split_terminator('\0').map(str::to_owned).collect()
 }
 
 /// proc_pid_stat(5), the field behind the state.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use bulkhead_e2e::{Host, busybox_image, image, tool};
+use bulkhead_e2e::{Host, busybox_image, image, tool, write_program};
 
 /// Runs a reference that must be refused with words about why.
 fn refused(host: &Host, options: &[&str], reference: &str, words: &[&str]) {
@@ -191,8 +191,7 @@ exec sleep 100"#
         let old = tempfile::tempdir().unwrap();
         let program = old.path().join("qemu-system-x86_64");
         let version = "[ \"$1\" = --version ] && exec echo QEMU emulator version 6.1.0";
-        std::fs::write(&program, format!("#!/bin/sh\n{version}\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&program, &format!("#!/bin/sh\n{version}\n{script}\n"));
         // The monitor's user has to reach it.
         std::fs::set_permissions(old.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let path = std::env::var("PATH").unwrap();

@@ -4,10 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use bulkhead_e2e::cri::ContainerConfig;
-use bulkhead_e2e::{Answer, Node, in_machine, program};
+use bulkhead_e2e::{Answer, Node, in_machine, program, write_program};
 
 /// What the container of the guide does.
 const WEB: &str = "mkdir /etc/app; echo listen 80 > /etc/app/conf; echo serving; exec sleep 1000";
@@ -84,15 +83,8 @@ fn commands(guide: &str) -> Vec<String> {
 
 /// Runs a command on the node, where the guide's programs are found first.
 fn run(node: &Node, command: &str) -> Answer {
-    let path = std::env::var("PATH").unwrap();
-    let output = Command::new("ip")
-        .args(["netns", "exec", node.namespace(), "sh", "-c", command])
-        .current_dir(node.path())
-        .env("PATH", format!("{}/bin:{path}", node.path().display()))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    output.into()
+    let dir = node.path().display();
+    node.shell(&format!("cd {dir} && PATH={dir}/bin:$PATH && {command}"))
 }
 
 /// `ctr` as it is where there is one containerd.
@@ -103,9 +95,7 @@ fn tools(node: &Node) {
         "#!/bin/sh\nexec $(which -a ctr | sed -n 2p) --namespace k8s.io --address {} \"$@\"\n",
         node.path().join("containerd.sock").display()
     );
-    let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
-    let at = dir.join("ctr").display().to_string();
-    bulkhead_e2e::tool("sh", &["-c", write, &at, &text]);
+    write_program(&dir.join("ctr"), &text);
 }
 
 #[tokio::test]

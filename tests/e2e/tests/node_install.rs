@@ -115,8 +115,7 @@ async fn an_installer_killed_in_the_restart_leaves_what_the_next_one_finishes() 
     let node = Node::bare().await;
     let before = node.files();
     let killer = node.path().join("killer");
-    std::fs::write(&killer, "#!/bin/sh\nkill -9 $PPID\n").unwrap();
-    std::fs::set_permissions(&killer, PermissionsExt::from_mode(0o755)).unwrap();
+    bulkhead_e2e::write_program(&killer, "#!/bin/sh\nkill -9 $PPID\n");
     let killer = killer.display().to_string();
     let kill = |verb: &str| {
         let answer = node.bulkhead_with(verb, &killer, &[]);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_e2e::{Answer, Node, in_machine, tool};
+use bulkhead_e2e::{Answer, Node, in_machine, write_program};
 
 /// Keeps what it is given, and says so when it is ready.
 const LOGGER: &str = r#"#!/bin/sh
@@ -14,14 +14,10 @@ wait
 echo done >> @DIR/told
 "#;
 
-/// Written by a process of its own: while this one writes, another test's may be
-/// born with the file open, and nobody could execute it.
 fn logger(dir: &Path) -> PathBuf {
     let path = dir.join("logger");
-    let at = path.display().to_string();
     let text = LOGGER.replace("@DIR", &dir.display().to_string());
-    let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
-    tool("sh", &["-c", write, &at, &text]);
+    write_program(&path, &text);
     path
 }
 

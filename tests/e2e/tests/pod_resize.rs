@@ -1,7 +1,9 @@
 //! Limits changed while containers run, seen from inside.
 
-use bulkhead_e2e::cri::{LinuxContainerResources, UpdateContainerResourcesRequest};
-use bulkhead_e2e::{Container, Node, OWN_GROUP, in_machine};
+use bulkhead_e2e::cri::{
+    ContainerConfig, LinuxContainerResources, UpdateContainerResourcesRequest,
+};
+use bulkhead_e2e::{Container, Node, OWN_GROUP, arguments, in_machine};
 
 /// Changes limits as the kubelet does.
 async fn update(
@@ -25,6 +27,17 @@ fn memory(mib: i64) -> LinuxContainerResources {
     }
 }
 
+/// A container with limits from its start.
+fn limited(limits: LinuxContainerResources) -> impl FnOnce(&mut ContainerConfig) {
+    |config| {
+        config
+            .linux
+            .as_mut()
+            .expect("a container of Linux")
+            .resources = Some(limits)
+    }
+}
+
 /// Has a process take memory; its exit code.
 async fn take(container: &Container<'_>, mib: u32) -> i32 {
     let script = format!("head -c {mib}m /dev/zero | tail > /dev/null");
@@ -36,9 +49,7 @@ async fn limits_change_in_both_directions_and_take_effect() {
     let node = Node::start().await;
     let pod = node.pod("resized").await;
     let app = pod
-        .start_with("app", "sleep 1000", |config| {
-            config.linux.as_mut().unwrap().resources = Some(memory(48));
-        })
+        .start_with("app", "sleep 1000", limited(memory(48)))
         .await
         .unwrap();
     assert_ne!(take(&app, 80).await, 0);
@@ -80,9 +91,7 @@ async fn what_the_machine_cannot_give_is_refused_and_changes_nothing() {
     let node = Node::start().await;
     let pod = node.pod("bounded").await;
     let app = pod
-        .start_with("app", "sleep 1000", |config| {
-            config.linux.as_mut().unwrap().resources = Some(memory(48));
-        })
+        .start_with("app", "sleep 1000", limited(memory(48)))
         .await
         .unwrap();
     let mut limits = memory(8192);
@@ -146,11 +155,6 @@ async fn a_pod_outgrows_the_machine_it_started_with() {
         })
         .await
         .unwrap();
-    let limited = |limits: LinuxContainerResources| {
-        move |config: &mut bulkhead_e2e::cri::ContainerConfig| {
-            config.linux.as_mut().unwrap().resources = Some(limits);
-        }
-    };
     let app = pod.start_with("app", "sleep 1000", limited(memory(32)));
     let app = app.await.unwrap();
     let other = pod.start_with("other", "sleep 1000", limited(both(32, 50)));
@@ -193,9 +197,7 @@ async fn a_pod_nobody_bounds_has_the_machine_it_started_with() {
     let node = Node::start().await;
     let pod = node.pod("unbounded").await;
     let app = pod.start("app", "sleep 1000").await;
-    let command = node.monitor_of(&pod);
-    let words = std::fs::read(format!("/proc/{command}/cmdline")).unwrap();
-    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+    let words = arguments(node.monitor_of(&pod)).join(" ");
     assert!(words.contains(" -m 512M -smp 1 "), "{words}");
     let text = update(&node, &app, memory(2048)).await.unwrap_err();
     assert!(text.message().contains("cannot grow"), "{text}");

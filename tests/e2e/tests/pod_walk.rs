@@ -2,7 +2,7 @@
 //! pod is well and nothing is left.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bulkhead_e2e::{Node, in_machine, next};
 
@@ -16,9 +16,6 @@ const LIFE: u64 = 2500;
 /// tells nobody when it has done so.
 const CLEANED: Duration = Duration::from_secs(5);
 
-/// How long the kubelet would at least go on asking.
-const AGAIN: Duration = Duration::from_secs(20);
-
 /// Every call of a short life. What fails after a kill may fail; it has to end.
 async fn life(node: &Node, name: &str) -> Result<(), tonic::Status> {
     let pod = node.pod_with(name, |_| ()).await?;
@@ -29,20 +26,6 @@ async fn life(node: &Node, name: &str) -> Result<(), tonic::Status> {
     app.remove().await?;
     other.remove().await?;
     pod.remove().await
-}
-
-/// Removes every pod as the kubelet does: again, while containerd, which hears
-/// of a death from several sides, still makes up its mind.
-async fn removed(node: &Node) -> Result<(), tonic::Status> {
-    let deadline = Instant::now() + AGAIN;
-    loop {
-        match node.remove_all().await {
-            Err(_) if Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            outcome => return outcome,
-        }
-    }
 }
 
 /// Kills the processes of a kind; how many there were.
@@ -87,7 +70,7 @@ async fn whatever_is_killed_whenever_nothing_is_left() {
             node.kill_containerd();
             node.start_containerd().await;
         }
-        if let Err(error) = removed(&node).await {
+        if let Err(error) = node.remove_all().await {
             panic!("{victim} killed after {delay:?}: {error}");
         }
         let mut left = node.left_after(CLEANED).await;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Node;
-use crate::{Answer, program};
+use crate::{Answer, program, write_program};
 
 /// What the administrator of the node wrote, as administrators do.
 const CONFIG: &str = r#"# Managed by hand.
@@ -73,8 +73,7 @@ pub(super) fn configure(dir: &Path, namespace: &str) {
     std::fs::write(&config, fill(CONFIG)).unwrap();
     std::fs::set_permissions(&config, PermissionsExt::from_mode(0o640)).unwrap();
     for (name, text) in [("start", START), ("restart", RESTART)] {
-        std::fs::write(dir.join(name), fill(text)).unwrap();
-        std::fs::set_permissions(dir.join(name), PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&dir.join(name), &fill(text));
     }
 }
 
@@ -82,7 +81,8 @@ pub(super) fn restart(dir: &Path) {
     let status = Command::new(dir.join("restart"))
         .stdin(Stdio::null())
         .status();
-    assert!(status.unwrap().success());
+    let log = std::fs::read_to_string(dir.join("log"));
+    assert!(status.unwrap().success(), "containerd: {log:?}");
 }
 
 /// Ends the containerd that runs.
