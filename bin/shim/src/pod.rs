@@ -16,6 +16,7 @@ mod disks;
 mod exec;
 mod growth;
 mod life;
+mod membership;
 mod mirrors;
 mod ports;
 mod removal;
@@ -101,6 +102,8 @@ struct State {
     /// How large the machine is and can be, once there was one.
     size: Option<Growth>,
     sysctls: HashMap<String, String>,
+    /// The control group above the machine's, where its containers belong too.
+    group: Option<PathBuf>,
     /// Where this process was before it joined the pod's control group.
     origin: Option<Origin>,
     /// Why the machine ended.
@@ -258,6 +261,7 @@ impl Pod {
             ..Default::default()
         };
         let kind = bulkhead_bundle::kind(&spec).map_err(|e| Failure::invalid(e.to_string()))?;
+        self.refuse_stranger(&kind, &spec)?;
         if kind != Kind::Pod {
             // What can be refused is refused before a machine is started.
             bulkhead_bundle::adapt(spec.clone(), &HashMap::new(), &self.told())?;

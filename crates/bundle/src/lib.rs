@@ -6,6 +6,7 @@
 //! refuses the rest.
 
 mod adapt;
+mod annotation;
 mod debug;
 mod devices;
 mod growth;
@@ -22,6 +23,10 @@ use bulkhead_status::Kubernetes;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 pub use adapt::{Adapted, Bind, Told, adapt};
+use annotation::{
+    CONTAINER_NAME, CONTAINER_TYPE, Fact, LOG_DIRECTORY, LOG_PATH, POD_NAME, POD_NAMESPACE,
+    POD_UID, SANDBOX_ID, annotation,
+};
 pub use debug::{Debug, debug};
 pub use devices::BlockDevice;
 pub use growth::{Growth, demand};
@@ -30,39 +35,6 @@ pub use size::{Size, size, spare};
 pub use update::{Room, update};
 
 const MIB: u64 = 1 << 20;
-
-/// Keys of one fact in containerd's and CRI-O's annotations.
-/// containerd's pkg/cri/annotations, CRI-O's pkg/annotations.
-const CONTAINER_TYPE: [&str; 2] = [
-    "io.kubernetes.cri.container-type",
-    "io.kubernetes.cri-o.ContainerType",
-];
-const SANDBOX_ID: [&str; 2] = [
-    "io.kubernetes.cri.sandbox-id",
-    "io.kubernetes.cri-o.SandboxID",
-];
-
-/// Names in the cluster.
-const POD_NAME: [&str; 2] = [
-    "io.kubernetes.cri.sandbox-name",
-    "io.kubernetes.cri-o.KubeName",
-];
-const POD_NAMESPACE: [&str; 2] = [
-    "io.kubernetes.cri.sandbox-namespace",
-    "io.kubernetes.cri-o.Namespace",
-];
-const POD_UID: [&str; 2] = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
-/// Where the container manager keeps the output of a pod's containers.
-const LOG_DIRECTORY: [&str; 2] = [
-    "io.kubernetes.cri.sandbox-log-directory",
-    "io.kubernetes.cri-o.LogDirectory",
-];
-/// Where CRI-O keeps that of one container.
-const LOG_PATH: [&str; 1] = ["io.kubernetes.cri-o.LogPath"];
-const CONTAINER_NAME: [&str; 2] = [
-    "io.kubernetes.cri.container-name",
-    "io.kubernetes.container.name",
-];
 
 /// Longest name kept, characters: of a subdomain, RFC 1123.
 const NAME_LIMIT: usize = 253;
@@ -105,6 +77,14 @@ pub enum ReadError {
     /// Its pod has an impossible id.
     #[error("the annotation that says which pod the container is of has no valid id: {0}")]
     Pod(String),
+    /// containerd and CRI-O at once.
+    #[error(
+        "the annotations `{}` and `{}` are of two container managers: one of them is the pod's, \
+         where it must not be",
+        CONTAINER_TYPE.containerd,
+        CONTAINER_TYPE.crio
+    )]
+    Managers,
 }
 
 /// Reads `config.json` of a bundle.
@@ -133,19 +113,16 @@ pub enum Kind {
     Single,
 }
 
-fn annotation<'a>(spec: &'a Spec, keys: &[&str]) -> Option<&'a str> {
-    let annotations = spec.annotations().as_ref()?;
-    keys.iter()
-        .find_map(|key| annotations.get(*key))
-        .map(String::as_str)
-}
-
 /// Tells a pod from a container.
+///
+/// # Errors
+/// [`ReadError::Pod`]; [`ReadError::Managers`].
 pub fn kind(spec: &Spec) -> Result<Kind, ReadError> {
-    match annotation(spec, &CONTAINER_TYPE) {
+    annotation::refuse_both(spec)?;
+    match annotation(spec, CONTAINER_TYPE) {
         Some("sandbox") => Ok(Kind::Pod),
         Some("container") => {
-            let pod = annotation(spec, &SANDBOX_ID).unwrap_or_default();
+            let pod = annotation(spec, SANDBOX_ID).unwrap_or_default();
             // It becomes a part of a path.
             name::check(pod).map_err(|error| ReadError::Pod(error.to_string()))?;
             Ok(Kind::Member {
@@ -156,37 +133,37 @@ pub fn kind(spec: &Spec) -> Result<Kind, ReadError> {
     }
 }
 
-fn short(spec: &Spec, keys: &[&str]) -> Option<String> {
-    annotation(spec, keys).map(|text| text.chars().take(NAME_LIMIT).collect())
+fn short(spec: &Spec, fact: Fact) -> Option<String> {
+    annotation(spec, fact).map(|text| text.chars().take(NAME_LIMIT).collect())
 }
 
 /// Whose pod it is in a cluster.
 pub fn kubernetes(spec: &Spec) -> Option<Kubernetes> {
     Some(Kubernetes {
-        name: short(spec, &POD_NAME)?,
-        namespace: short(spec, &POD_NAMESPACE).unwrap_or_default(),
-        uid: short(spec, &POD_UID).unwrap_or_default(),
+        name: short(spec, POD_NAME)?,
+        namespace: short(spec, POD_NAMESPACE).unwrap_or_default(),
+        uid: short(spec, POD_UID).unwrap_or_default(),
     })
 }
 
 /// A container's name in its pod.
 pub fn container_name(spec: &Spec) -> Option<String> {
-    short(spec, &CONTAINER_NAME)
+    short(spec, CONTAINER_NAME)
 }
 
-fn path(spec: &Spec, keys: &[&str]) -> Option<PathBuf> {
-    let text = annotation(spec, keys)?;
+fn path(spec: &Spec, fact: Fact) -> Option<PathBuf> {
+    let text = annotation(spec, fact)?;
     (text.len() <= PATH_LIMIT && text.starts_with('/')).then(|| PathBuf::from(text))
 }
 
 /// The directory of the logs of a pod's containers, where it is known.
 pub fn log_directory(spec: &Spec) -> Option<PathBuf> {
-    path(spec, &LOG_DIRECTORY)
+    path(spec, LOG_DIRECTORY)
 }
 
 /// The log of a container, where it is known.
 pub fn log_path(spec: &Spec) -> Option<PathBuf> {
-    path(spec, &LOG_PATH)
+    path(spec, LOG_PATH)
 }
 
 fn namespaces(spec: &Spec) -> &[LinuxNamespace] {

@@ -7,8 +7,11 @@ use oci_spec::runtime::Spec;
 use prost::Message;
 use serde_json::{Value, json};
 
-use crate::size::{SANDBOX_MEMORY, SANDBOX_PERIOD, SANDBOX_QUOTA};
-use crate::{CONTAINER_TYPE, LOG_DIRECTORY, POD_NAME, POD_NAMESPACE, POD_UID, Refusal, SANDBOX_ID};
+use crate::Refusal;
+use crate::annotation::{
+    CONTAINER_TYPE, LOG_DIRECTORY, POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX_ID, SANDBOX_MEMORY,
+    SANDBOX_PERIOD, SANDBOX_QUOTA,
+};
 
 /// The type of the message, in containerd's `Any`.
 pub const POD_CONFIG: &str = "runtime.v1.PodSandboxConfig";
@@ -150,21 +153,23 @@ fn told(
 ) -> HashMap<String, String> {
     let mut all = config.annotations.clone();
     all.extend(annotations.clone());
+    // It would be CRI-O's pod with it.
+    all.remove(CONTAINER_TYPE.crio);
     let metadata = config.metadata.clone().unwrap_or_default();
     let linux = config.linux.clone().unwrap_or_default();
     let resources = linux.resources.unwrap_or_default();
     let own = [
-        (CONTAINER_TYPE[0], "sandbox".to_owned()),
-        (SANDBOX_ID[0], id.to_owned()),
-        (POD_NAME[0], metadata.name),
-        (POD_NAMESPACE[0], metadata.namespace),
-        (POD_UID[0], metadata.uid),
-        (LOG_DIRECTORY[0], config.log_directory.clone()),
+        (CONTAINER_TYPE, "sandbox".to_owned()),
+        (SANDBOX_ID, id.to_owned()),
+        (POD_NAME, metadata.name),
+        (POD_NAMESPACE, metadata.namespace),
+        (POD_UID, metadata.uid),
+        (LOG_DIRECTORY, config.log_directory.clone()),
         (SANDBOX_MEMORY, resources.memory.to_string()),
         (SANDBOX_QUOTA, resources.cpu_quota.to_string()),
         (SANDBOX_PERIOD, resources.cpu_period.to_string()),
     ];
-    all.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    all.extend(own.map(|(fact, value)| (fact.containerd.to_owned(), value)));
     all
 }
 
@@ -183,7 +188,9 @@ mod tests {
                 namespace: "default".into(),
             }),
             hostname: "web".into(),
-            annotations: [(CONTAINER_TYPE[0].to_owned(), "container".to_owned())].into(),
+            annotations: [CONTAINER_TYPE.containerd, CONTAINER_TYPE.crio]
+                .map(|key| (key.to_owned(), "container".to_owned()))
+                .into(),
             linux: Some(Linux {
                 cgroup_parent: "/kubepods/pod1".into(),
                 sysctls: [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into(),

@@ -3,16 +3,16 @@
 use bulkhead_config::Config;
 use bulkhead_protocol::MEMORY_BLOCK;
 use oci_spec::runtime::{LinuxCpu, Spec};
+use serde::Deserialize;
 
-use crate::{MIB, Refusal, annotation};
+use crate::annotation::{
+    NEW_SANDBOX_RESOURCES, SANDBOX_MEMORY, SANDBOX_PERIOD, SANDBOX_QUOTA, SANDBOX_RESOURCES,
+    annotation,
+};
+use crate::{MIB, Refusal};
 
 /// What the smallest machine has for its containers, MiB.
 const LEAST_ROOM_MIB: u64 = 64;
-
-/// The pod's limits as containerd tells them of the sandbox.
-pub(crate) const SANDBOX_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
-pub(crate) const SANDBOX_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
-pub(crate) const SANDBOX_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 
 /// How large the machine is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,26 +32,55 @@ struct Limits {
     vcpus: Option<u64>,
 }
 
-impl Limits {
+/// `LinuxContainerResources` of the CRI, as CRI-O writes it: what is 0 is left out.
+/// k8s.io/cri-api/pkg/apis/runtime/v1/api.proto.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct Promised {
+    cpu_period: i64,
+    cpu_quota: i64,
+    memory_limit_in_bytes: i64,
+}
+
+impl Promised {
     fn of(spec: &Spec) -> Self {
-        let number = |key: &str| annotation(spec, &[key]).and_then(|text| text.parse::<i64>().ok());
+        // CRI-O's own precedence.
+        let text = annotation(spec, NEW_SANDBOX_RESOURCES);
+        let text = text.or_else(|| annotation(spec, SANDBOX_RESOURCES));
+        text.and_then(|text| serde_json::from_str::<Option<Self>>(text).ok()?)
+            .unwrap_or_default()
+    }
+}
+
+impl Limits {
+    /// What CRI-O tells may be the author's: of memory it counts only where the pod's
+    /// control group has a limit (`bounded`), which it then cannot pass.
+    fn of(spec: &Spec, bounded: bool) -> Self {
+        let told = Promised::of(spec);
+        let number = |fact| annotation(spec, fact).and_then(|text| text.parse::<i64>().ok());
         let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
         let memory = resources.and_then(|r| r.memory().as_ref());
-        let own_memory = memory.and_then(|memory| memory.limit());
         let cpu = resources.and_then(|r| r.cpu().as_ref());
-        let memory = number(SANDBOX_MEMORY)
-            .filter(|bytes| *bytes > 0)
-            .or(own_memory.filter(|bytes| *bytes > 0));
-        let quota = number(SANDBOX_QUOTA)
-            .or_else(|| cpu.and_then(|cpu| cpu.quota()))
-            .filter(|quota| *quota > 0);
-        let period = number(SANDBOX_PERIOD)
-            .or_else(|| cpu.and_then(|cpu| cpu.period()).map(u64::cast_signed))
-            .filter(|period| *period > 0)
-            .unwrap_or(PERIOD);
+        let first = |all: [Option<i64>; 3]| all.into_iter().flatten().find(|own| *own > 0);
+        let memory = first([
+            number(SANDBOX_MEMORY),
+            bounded.then_some(told.memory_limit_in_bytes),
+            memory.and_then(|memory| memory.limit()),
+        ]);
+        let quota = first([
+            number(SANDBOX_QUOTA),
+            Some(told.cpu_quota),
+            cpu.and_then(|cpu| cpu.quota()),
+        ]);
+        let period = first([
+            number(SANDBOX_PERIOD),
+            Some(told.cpu_period),
+            cpu.and_then(|cpu| cpu.period()).map(u64::cast_signed),
+        ]);
+        let period = period.unwrap_or(PERIOD).unsigned_abs();
         Self {
-            memory: memory.and_then(|bytes| u64::try_from(bytes).ok()),
-            vcpus: quota.map(|quota| (quota as u64).div_ceil(period as u64)),
+            memory: memory.map(i64::unsigned_abs),
+            vcpus: quota.map(|quota| quota.unsigned_abs().div_ceil(period)),
         }
     }
 }
@@ -79,7 +108,7 @@ pub(crate) fn host_vcpus() -> u64 {
 /// # Errors
 /// When the room is too small for any machine.
 pub fn size(spec: &Spec, config: &Config, room: Option<u64>) -> Result<Size, Refusal> {
-    let limits = Limits::of(spec);
+    let limits = Limits::of(spec, room.is_some());
     let memory = match limits.memory {
         Some(bytes) => bytes.div_ceil(MIB) + config.guest_overhead_mib,
         None => config.memory_mib,
@@ -107,7 +136,7 @@ pub fn size(spec: &Spec, config: &Config, room: Option<u64>) -> Result<Size, Ref
 /// pod's control group has a limit (`bounded`): the size of the machine is what
 /// bounds the others, and a hostile guest need not leave alone what is spare.
 pub fn spare(spec: &Spec, config: &Config, size: Size, bounded: bool) -> Size {
-    let limits = Limits::of(spec);
+    let limits = Limits::of(spec, bounded);
     let more = host_vcpus().saturating_sub(size.vcpus.into()) as u32;
     let memory = config.grow_memory_mib * MIB;
     Size {

@@ -5,7 +5,10 @@ use bulkhead_protocol::SHARED_MEMORY;
 
 use super::*;
 use crate::adapt::process_namespace;
-use crate::size::{SANDBOX_MEMORY, SANDBOX_PERIOD, SANDBOX_QUOTA};
+use crate::annotation::{
+    NEW_SANDBOX_RESOURCES, SANDBOX_MEMORY, SANDBOX_PERIOD, SANDBOX_QUOTA, SANDBOX_RESOURCES,
+};
+use crate::size::host_vcpus;
 
 const POD: u32 = 4711;
 const APP: u32 = 4712;
@@ -52,17 +55,78 @@ fn containerd_and_crio_tell_pods_from_containers() {
         pod: pod.to_owned(),
     };
     assert_eq!(with(&[]).unwrap(), Kind::Single);
-    assert_eq!(with(&[(CONTAINER_TYPE[0], "sandbox")]).unwrap(), Kind::Pod);
-    assert_eq!(with(&[(CONTAINER_TYPE[1], "sandbox")]).unwrap(), Kind::Pod);
-    for style in 0..2 {
-        let of = |pod| {
-            with(&[
-                (CONTAINER_TYPE[style], "container"),
-                (SANDBOX_ID[style], pod),
-            ])
-        };
+    let (theirs, crios) = (CONTAINER_TYPE.containerd, CONTAINER_TYPE.crio);
+    for (kind, pod) in [(theirs, SANDBOX_ID.containerd), (crios, SANDBOX_ID.crio)] {
+        assert_eq!(with(&[(kind, "sandbox")]).unwrap(), Kind::Pod);
+        let of = |id| with(&[(kind, "container"), (pod, id)]);
         assert_eq!(of("abc").unwrap(), member("abc"));
         assert!(of("../abc").is_err());
+    }
+    // CRI-O hands on what the pod's author wrote.
+    let author = (SANDBOX_ID.containerd, "somebody-elses");
+    let own = (SANDBOX_ID.crio, "own");
+    let crio = with(&[(crios, "container"), author, own]);
+    assert_eq!(crio.unwrap(), member("own"));
+    let both = with(&[(crios, "container"), (theirs, "container"), author, own]);
+    let text = both.unwrap_err().to_string();
+    assert!(text.contains("two container managers"), "{text}");
+}
+
+#[test]
+fn of_crios_annotations_those_count_that_are_not_the_authors() {
+    let pod = spec(|value| {
+        value["annotations"] = json!({
+            CONTAINER_TYPE.crio: "sandbox",
+            POD_NAME.crio: "own", POD_NAMESPACE.crio: "tenant", POD_UID.crio: "uid",
+            POD_NAME.containerd: "theirs", "io.kubernetes.cri-o.KubeName": "theirs",
+            LOG_DIRECTORY.containerd: "/etc", "io.kubernetes.cri-o.LogDirectory": "/etc",
+            SANDBOX_MEMORY.containerd: (1u64 << 40).to_string(),
+        });
+    });
+    let kubernetes = kubernetes(&pod).unwrap();
+    assert_eq!(
+        (kubernetes.name.as_str(), kubernetes.namespace.as_str()),
+        ("own", "tenant")
+    );
+    assert_eq!(log_directory(&pod), None);
+    let size = size(&pod, &Config::default(), None).unwrap();
+    assert_eq!(size.memory, 512 * MIB);
+}
+
+#[test]
+fn crio_tells_the_size_of_a_pod_and_the_control_group_bounds_it() {
+    let config = Config::default();
+    let told = |text: &str, fact: Fact| {
+        spec(|value| {
+            value["annotations"] = json!({ CONTAINER_TYPE.crio: "sandbox", fact.crio: text });
+        })
+    };
+    let limits = json!({
+        "cpu_period": 100_000, "cpu_quota": 110_000, "cpu_shares": 1126,
+        "memory_limit_in_bytes": 256 * MIB, "oom_score_adj": 2, "unified": {},
+    });
+    for fact in [SANDBOX_RESOURCES, NEW_SANDBOX_RESOURCES] {
+        let pod = told(&limits.to_string(), fact);
+        let wanted = size(&pod, &config, Some(4096 * MIB)).unwrap();
+        assert_eq!(wanted.memory, (256 + 64) * MIB);
+        assert_eq!(u64::from(wanted.vcpus), 2.min(host_vcpus()));
+        assert!(spare(&pod, &config, wanted, true).memory > 0);
+        assert!(size(&pod, &config, Some(200 * MIB)).unwrap().memory < 200 * MIB);
+        // Nothing bounds what may be the author's.
+        assert_eq!(size(&pod, &config, None).unwrap().memory, 512 * MIB);
+    }
+    for nonsense in [
+        "null",
+        "",
+        "{\"cpu_quota\": \"many\"}",
+        "[]",
+        "{\"memory_limit_in_bytes\": -1}",
+    ] {
+        let pod = told(nonsense, SANDBOX_RESOURCES);
+        assert_eq!(
+            size(&pod, &config, Some(4096 * MIB)).unwrap().memory,
+            512 * MIB
+        );
     }
 }
 
@@ -77,17 +141,17 @@ fn a_machine_is_as_large_as_the_pods_limits() {
         }
     );
     let limited = spec(|value| {
-        value["annotations"][SANDBOX_MEMORY] = json!((256 * MIB + 1).to_string());
-        value["annotations"][SANDBOX_QUOTA] = json!("110000");
-        value["annotations"][SANDBOX_PERIOD] = json!("100000");
+        value["annotations"][SANDBOX_MEMORY.containerd] = json!((256 * MIB + 1).to_string());
+        value["annotations"][SANDBOX_QUOTA.containerd] = json!("110000");
+        value["annotations"][SANDBOX_PERIOD.containerd] = json!("100000");
     });
     let wanted = size(&limited, &config, None).unwrap();
     assert_eq!(wanted.memory, (257 + 64) * MIB);
     let host = std::thread::available_parallelism().unwrap().get();
     assert_eq!(wanted.vcpus as usize, 2.min(host));
     let nonsense = spec(|value| {
-        value["annotations"][SANDBOX_MEMORY] = json!("-5");
-        value["annotations"][SANDBOX_QUOTA] = json!("many");
+        value["annotations"][SANDBOX_MEMORY.containerd] = json!("-5");
+        value["annotations"][SANDBOX_QUOTA.containerd] = json!("many");
     });
     assert_eq!(size(&nonsense, &config, None).unwrap().memory, 512 * MIB);
 }

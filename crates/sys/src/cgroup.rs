@@ -294,6 +294,17 @@ fn relative(path: &str) -> Result<PathBuf, CgroupError> {
     }
 }
 
+/// The group above the one an OCI spec names, below the root of the hierarchies;
+/// none: the root itself.
+///
+/// # Errors
+/// [`CgroupError::Path`].
+pub fn parent(path: &str) -> Result<Option<PathBuf>, CgroupError> {
+    let own = relative(path)?;
+    let parent = own.parent().filter(|path| !path.as_os_str().is_empty());
+    Ok(parent.map(Path::to_owned))
+}
+
 /// systemd.slice(5): `a-b.slice` is below `a.slice`; a scope is named after its
 /// prefix, unless it is itself a slice.
 fn systemd(slice: &str, prefix: &str, name: &str) -> Option<PathBuf> {
@@ -345,6 +356,21 @@ mod tests {
             assert!(path(wrong).is_err(), "{wrong}");
         }
         assert!(path(&"a/".repeat(40)).is_err());
+    }
+
+    #[test]
+    fn the_group_above_is_the_same_however_it_is_written() {
+        let of = |path: &str| parent(path).unwrap().map(|path| path.display().to_string());
+        let pod = Some("kubepods.slice/kubepods-podu1.slice".to_owned());
+        for own in [
+            "kubepods-podu1.slice:crio:abc",
+            "kubepods-podu1.slice:cri-containerd:abc",
+            "/kubepods.slice/kubepods-podu1.slice/abc",
+        ] {
+            assert_eq!(of(own), pod, "{own}");
+        }
+        assert_eq!(of("/abc"), None);
+        assert!(parent("../abc").is_err());
     }
 
     #[test]

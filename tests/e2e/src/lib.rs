@@ -11,12 +11,14 @@
     reason = "a test that cannot set itself up has failed"
 )]
 
+mod group;
 pub mod kubelet;
 mod loops;
 mod node;
 pub mod replay;
 mod software;
 
+pub use group::PodGroup;
 pub use k8s_cri::v1 as cri;
 pub use loops::LoopDevice;
 pub use node::{

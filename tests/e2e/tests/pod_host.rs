@@ -2,63 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use bulkhead_e2e::{Container, Node, in_machine, remove_cgroup};
-
-/// The group the kubelet makes for a pod, with its limit.
-struct PodGroup {
-    name: String,
-    dir: PathBuf,
-}
-
-impl PodGroup {
-    fn make(memory: u64) -> Self {
-        let name = format!("bht-{}-{memory}", std::process::id());
-        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-        let (root, file) = match unified {
-            true => ("/sys/fs/cgroup", "memory.max"),
-            false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-        };
-        if unified {
-            std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory").unwrap();
-        }
-        let dir = Path::new(root).join(&name);
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join(file), memory.to_string()).unwrap();
-        Self { name, dir }
-    }
-
-    /// Groups in it.
-    fn children(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(&self.dir).unwrap();
-        let paths = entries.map(|entry| entry.unwrap().path());
-        paths.filter(|path| path.is_dir()).collect()
-    }
-
-    /// Processes in them.
-    fn processes(&self) -> Vec<u32> {
-        let read = |dir: PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
-        let lists: Vec<_> = self.children().into_iter().map(read).collect();
-        let numbers = lists.iter().flat_map(|list| list.lines());
-        numbers.map(|pid| pid.parse().unwrap()).collect()
-    }
-}
-
-impl Drop for PodGroup {
-    fn drop(&mut self) {
-        for dir in self.children() {
-            let _ = std::fs::remove_dir(dir);
-        }
-        remove_cgroup(&self.name);
-    }
-}
+use bulkhead_e2e::{Container, Node, PodGroup, in_machine};
 
 #[tokio::test]
 async fn a_pod_is_accounted_for_where_the_kubelet_looks() {
     let node = Node::start().await;
     let group = PodGroup::make(1 << 30);
-    let parent = format!("/{}", group.name);
+    let parent = format!("/{}", group.name());
     let given = parent.clone();
     let pod = node
         .pod_with("accounted", |config| {
@@ -84,7 +36,7 @@ async fn a_group_too_small_for_a_machine_is_refused_and_nothing_is_killed() {
     }
     let node = Node::start().await;
     let group = PodGroup::make(100 << 20);
-    let parent = format!("/{}", group.name);
+    let parent = format!("/{}", group.name());
     let refused = node
         .pod_with("small", |config| {
             config.linux.as_mut().unwrap().cgroup_parent = parent;

@@ -11,7 +11,7 @@ use bulkhead_sandbox::Sandbox;
 use bulkhead_sys::cgroup::{Cgroup, CgroupError, Origin};
 use oci_spec::runtime::Spec;
 
-use super::{Pod, control, ports, status};
+use super::{Pod, control, membership, ports, status};
 use crate::failure::{Failure, Outcome};
 use crate::layers::Layers;
 use crate::logging;
@@ -57,6 +57,7 @@ impl Pod {
         let config = config.with_annotations(&annotations).map_err(wrong)?;
         logging::level(&config.log_level);
         bulkhead_bundle::refuse_host(spec)?;
+        let group = membership::group(spec)?;
         let limits = self.join_cgroup(spec)?;
         let size = bulkhead_bundle::size(spec, &config, limits.memory)?;
         let spare = bulkhead_bundle::spare(spec, &config, size, limits.memory.is_some());
@@ -82,6 +83,7 @@ impl Pod {
             let mut state = self.lock();
             state.share = Some(share);
             state.size = Some(size);
+            state.group = group;
             state.logs = bulkhead_bundle::log_directory(spec);
             state.debug = debug;
             state.layers = layers;
