@@ -10,11 +10,26 @@ use crate::run::{self, Outcome};
 pub(super) const HANDLERS: [(&str, &str); 2] =
     [("kata", "pods of bulkhead"), ("runc", "pods of runc")];
 
-/// Pods that stand by when memory is read and further ones are started.
-const STANDING: u32 = 30;
+/// How many pods there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Crowd {
+    /// That stand by when memory is read and further ones are started.
+    standing: u32,
+    /// Started at the same moment at most.
+    at_once: u32,
+}
 
-/// Pods started at the same moment at most.
-const AT_ONCE: u32 = 10;
+/// What a node has.
+pub(super) const NODE: Crowd = Crowd {
+    standing: 30,
+    at_once: 10,
+};
+
+/// One after the other, for a lab with one processor.
+pub(super) const LAB: Crowd = Crowd {
+    standing: 0,
+    at_once: 1,
+};
 
 /// Builds a program that measures.
 pub(super) fn build(program: &str) -> Outcome {
@@ -23,9 +38,9 @@ pub(super) fn build(program: &str) -> Outcome {
 }
 
 /// Measures the pods of a handler: what `pods-bench` prints.
-pub(super) fn measure(handler: &str, rounds: u32) -> Outcome<Value> {
+pub(super) fn measure(handler: &str, rounds: u32, crowd: Crowd) -> Outcome<Value> {
     let mut command = Command::new(run::workspace().join("target/debug/pods-bench"));
-    command.args([rounds, STANDING, AT_ONCE].map(|number| number.to_string()));
+    command.args([rounds, crowd.standing, crowd.at_once].map(|number| number.to_string()));
     ask(&mut command, handler)
 }
 
