@@ -23,6 +23,7 @@ mod logging;
 mod machine;
 mod memory;
 mod metrics;
+mod mounted_images;
 mod mountinfo;
 mod options;
 mod place;

@@ -54,7 +54,7 @@ pub(crate) fn volume(
         return Ok(None);
     }
     let stat = rustix::fs::fstat(opened).map_err(|error| failed(error.into()))?;
-    let id = mount_id(opened).map_err(failed)?;
+    let id = mountinfo::id_of(opened).map_err(failed)?;
     let mounts = mountinfo::read().map_err(failed)?;
     let Some((own, whole)) = find(&mounts, id, owner.uid) else {
         return Ok(None);
@@ -87,15 +87,6 @@ fn is_root_of_tmpfs(opened: &OwnedFd) -> std::io::Result<bool> {
     let kind = FileType::from_raw_mode(stat.stx_mode.into());
     let is_root = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     Ok(kind == FileType::Directory && is_root)
-}
-
-/// The mount a descriptor was opened through. proc_pid_fdinfo(5).
-fn mount_id(opened: &OwnedFd) -> std::io::Result<u64> {
-    use std::os::fd::AsRawFd;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))?;
-    let mut ids = text.lines().filter_map(|line| line.strip_prefix("mnt_id:"));
-    let id = ids.next().and_then(|id| id.trim().parse().ok());
-    id.ok_or_else(|| std::io::Error::other("the kernel does not tell a descriptor's mount"))
 }
 
 /// The mount with this id, and that of the whole volume it is of.
@@ -184,6 +175,7 @@ mod tests {
             root: root.into(),
             point: point.into(),
             kind: "tmpfs".to_owned(),
+            source: "tmpfs".into(),
         }
     }
 

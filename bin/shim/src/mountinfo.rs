@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -20,6 +21,8 @@ pub(crate) struct Mount {
     pub(crate) point: PathBuf,
     /// The filesystem's type.
     pub(crate) kind: String,
+    /// What it is made of, in words of its type.
+    pub(crate) source: PathBuf,
 }
 
 /// All mounts.
@@ -28,6 +31,14 @@ pub(crate) fn read() -> std::io::Result<Vec<Mount>> {
     let file = std::fs::File::open("/proc/self/mountinfo")?;
     file.take(LIMIT).read_to_end(&mut text)?;
     Ok(parse(&text))
+}
+
+/// The mount a descriptor was opened through. proc_pid_fdinfo(5).
+pub(crate) fn id_of(opened: &OwnedFd) -> std::io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))?;
+    let mut ids = text.lines().filter_map(|line| line.strip_prefix("mnt_id:"));
+    let id = ids.next().and_then(|id| id.trim().parse().ok());
+    id.ok_or_else(|| std::io::Error::other("the kernel does not tell a descriptor's mount"))
 }
 
 /// Lines that are none are left out.
@@ -49,6 +60,7 @@ fn line(line: &[u8]) -> Option<Mount> {
         root,
         point,
         kind: String::from_utf8(words.next()?.to_vec()).ok()?,
+        source: path(words.next()?),
     })
 }
 
@@ -102,6 +114,7 @@ nonsense
             root: "/sub dir".into(),
             point: "/var/lib/kubelet/x\\y".into(),
             kind: "tmpfs".to_owned(),
+            source: "tmpfs".into(),
         };
         assert_eq!(found[1], expected);
     }

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::block_root;
 use crate::failure::{Failure, Outcome};
 use crate::layers::{Known, Layers};
+use crate::mounted_images;
 
 /// Layers of a root filesystem at most; overlayfs itself takes 500.
 const LAYER_LIMIT: usize = 500;
@@ -85,12 +86,17 @@ pub(crate) fn open(
         .iter()
         .map(|path| directory(path))
         .collect::<Outcome<Vec<_>>>()?;
+    let committed = are_committed(mounts, &layers);
+    if committed && let Some(mut images) = mounted_images::find(&opened) {
+        images.reverse();
+        return Ok(Root::Layers(images).into());
+    }
     let shared = || {
         let tree = Detached::union(&opened, bundle);
         tree.map(Root::Tree)
             .map_err(|error| Failure::from_error(&error))
     };
-    let known = match images.filter(|_| are_committed(mounts, &layers)) {
+    let known = match images.filter(|_| committed) {
         Some(images) => images.find(&opened),
         None => Known::Unfit,
     };

@@ -13,6 +13,7 @@ mod bare;
 mod containerd;
 mod forward;
 mod pod;
+mod snapshotters;
 
 use std::net::TcpStream;
 use std::os::fd::AsFd;

@@ -174,3 +174,49 @@ async fn images_go_when_their_layers_have_gone() {
     images(&place, 2).await;
     pod.remove().await.unwrap();
 }
+
+/// What a container of a snapshotter sees: how its root is mounted, and what is in it.
+fn seen(node: &Node, snapshotter: &str, runtime: &str) -> (String, String) {
+    let id = format!("of-{snapshotter}-{}", std::process::id());
+    let mut words = vec!["run", "--rm", "--snapshotter", snapshotter];
+    words.extend(["--runtime", runtime, IMAGE, &id, "/bin/sh", "-c"]);
+    let script = format!("grep ' / ' /proc/mounts; echo new > /etc/new && cat /etc/new; {LOOK}");
+    words.push(&script);
+    let answer = node.ctr(&words);
+    assert_eq!(answer.code, 0, "{snapshotter}, {runtime}: {answer:?}");
+    let (root, rest) = answer.out.split_once('\n').unwrap();
+    let lines = rest.lines().map(|line| match line.contains(" drwx") {
+        // The native snapshotter copies directories without their times.
+        true => line.rsplit_once(' ').unwrap().0,
+        false => line,
+    });
+    (root.to_owned(), lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[tokio::test]
+async fn snapshots_of_every_kind_show_what_they_show_to_runc() {
+    if !in_machine() {
+        return;
+    }
+    let node = Node::with_snapshotters().await;
+    layered(&node);
+    let kinds = node.snapshotters();
+    let version = node.ctr(&["version"]).out;
+    let mut versions = version
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Version:"));
+    let first = versions.all(|own| own.trim().trim_start_matches('v').starts_with("1."));
+    let wanted: &[&str] = match first {
+        true => &["overlayfs", "native"],
+        false => &["overlayfs", "native", "blockfile", "erofs"],
+    };
+    for kind in wanted {
+        assert!(kinds.iter().any(|own| own == kind), "{kind} of {kinds:?}");
+        let (_, expected) = seen(&node, kind, "io.containerd.runc.v2");
+        let (root, own) = seen(&node, kind, "io.containerd.bulkhead.v2");
+        assert_eq!(own, expected, "{kind}");
+        // What is an image already is read by the guest's own kernel.
+        let shared = root.contains("/run/shares");
+        assert_eq!(shared, ["overlayfs", "native"].contains(kind), "{root}");
+    }
+}
