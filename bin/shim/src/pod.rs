@@ -93,6 +93,8 @@ struct State {
     kubernetes: Option<Kubernetes>,
     /// Where the output of its containers is kept, if that is known.
     logs: Option<PathBuf>,
+    /// CRI-O made it.
+    of_crio: bool,
     /// It was made by the Sandbox API: it is no task to tell of.
     by_sandbox_api: bool,
     /// Commands may look into the guest.

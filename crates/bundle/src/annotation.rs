@@ -97,10 +97,16 @@ pub(crate) const NEW_SANDBOX_RESOURCES: Fact = Fact {
     crio: "pod-linux-resources.crio.io",
 };
 
+/// Did CRI-O write this spec?
+pub fn is_of_crio(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    annotations.is_some_and(|all| all.contains_key(CONTAINER_TYPE.crio))
+}
+
 /// What the manager of this spec says of it.
 pub(crate) fn annotation(spec: &Spec, fact: Fact) -> Option<&str> {
     let annotations = spec.annotations().as_ref()?;
-    let key = match annotations.contains_key(CONTAINER_TYPE.crio) {
+    let key = match is_of_crio(spec) {
         true => fact.crio,
         false => fact.containerd,
     };

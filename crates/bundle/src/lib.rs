@@ -23,6 +23,7 @@ use bulkhead_status::Kubernetes;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 pub use adapt::{Adapted, Bind, Told, adapt};
+pub use annotation::is_of_crio;
 use annotation::{
     CONTAINER_NAME, CONTAINER_TYPE, Fact, LOG_DIRECTORY, LOG_PATH, POD_NAME, POD_NAMESPACE,
     POD_UID, SANDBOX_ID, annotation,

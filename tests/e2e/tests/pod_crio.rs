@@ -156,7 +156,7 @@ impl Pod {
             exec_id,
             ..Default::default()
         };
-        assert_eq!(self.task.wait(limit(), &wait).await.unwrap().exit_status, 0);
+        self.task.wait(limit(), &wait).await.unwrap();
         said.join().unwrap().trim().to_owned()
     }
 
@@ -168,20 +168,29 @@ impl Pod {
         (memory, vcpus.parse().unwrap())
     }
 
+    async fn kill(&self, id: &str, signal: u32) -> Result<(), ttrpc::Error> {
+        let kill = KillRequest {
+            id: id.to_owned(),
+            signal,
+            ..Default::default()
+        };
+        self.task.kill(limit(), &kill).await.map(drop)
+    }
+
+    /// How it ended.
+    async fn wait(&self, id: &str) -> u32 {
+        let wait = WaitRequest {
+            id: id.to_owned(),
+            ..Default::default()
+        };
+        self.task.wait(limit(), &wait).await.unwrap().exit_status
+    }
+
     async fn end(self) {
         for id in [self.app(), self.id.clone()] {
-            let kill = KillRequest {
-                id: id.clone(),
-                signal: 9,
-                all: true,
-                ..Default::default()
-            };
-            self.task.kill(limit(), &kill).await.unwrap();
-            let wait = WaitRequest {
-                id: id.clone(),
-                ..Default::default()
-            };
-            self.task.wait(limit(), &wait).await.unwrap();
+            // It may have ended.
+            let _ = self.kill(&id, 9).await;
+            self.wait(&id).await;
             let delete = DeleteRequest {
                 id,
                 ..Default::default()
@@ -265,4 +274,41 @@ async fn a_pods_author_cannot_put_it_into_somebody_elses() {
     assert_eq!(victim.exec("echo unharmed").await, "unharmed");
     victim.end().await;
     assert!(others.children().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crio_is_told_who_lives_and_whose_memory_was_short() {
+    if !in_machine() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    busybox_image(temp.path());
+    let group = PodGroup::make(1021 * MIB);
+    let pod = Pod::start(temp.path(), &group, "crio-told", &[]).await;
+    // As CRI-O asks whether they live.
+    for id in [pod.id.clone(), pod.app()] {
+        pod.kill(&id, 0).await.unwrap();
+        let refused = pod.kill(&id, 65).await.unwrap_err().to_string();
+        assert!(refused.contains("no signal 65"), "{refused}");
+    }
+    assert_eq!(pod.exec("echo alive").await, "alive");
+
+    let bundle = |id: &str| {
+        temp.path()
+            .join("overlay-containers")
+            .join(id)
+            .join("userdata")
+    };
+    let oom = bundle(&pod.app()).join("oom");
+    assert!(!oom.exists());
+    let limit = json!({"memory": {"limit": 64 * MIB, "swap": 64 * MIB}});
+    pod.update(&limit).await.unwrap();
+    pod.exec("awk 'BEGIN { text = \"x\"; while (1) text = text text }'")
+        .await;
+    pod.kill(&pod.app(), 9).await.unwrap();
+    assert_eq!(pod.wait(&pod.app()).await, 137);
+    assert!(oom.exists());
+    let ended = pod.kill(&pod.app(), 0).await.unwrap_err().to_string();
+    assert!(ended.contains("already finished"), "{ended}");
+    pod.end().await;
 }

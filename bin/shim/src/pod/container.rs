@@ -11,6 +11,7 @@ use bulkhead_sandbox::{AgentError, ContainerConfig, MemoryVolume, Rootfs, Sandbo
 use bulkhead_share::Detached;
 use containerd_shim_protos::events::task as event;
 use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags};
 
 use super::disks::{self, Use};
 use super::life::LOST;
@@ -414,13 +415,27 @@ impl Pod {
             pumps.finish(None).await;
             let _started = process.starting.lock().await;
             if exit.oom_killed {
-                pod.publish(Event::Oom(event::TaskOOM {
-                    container_id: id.clone(),
-                    ..Default::default()
-                }));
+                pod.out_of_memory(&id);
             }
             pod.stopped(&id, &exec, &process, Exit::now(exit.status.into()));
         });
+    }
+
+    /// Tells that a process of a container was ended for its memory, before its end is
+    /// told: to containerd by an event, to CRI-O by a file in the bundle, where its own
+    /// conmon leaves one.
+    fn out_of_memory(&self, id: &str) {
+        self.publish(Event::Oom(event::TaskOOM {
+            container_id: id.to_owned(),
+            ..Default::default()
+        }));
+        let Some((bundle, _)) = self.bundle(id).ok().filter(|_| self.lock().of_crio) else {
+            return;
+        };
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Err(error) = rustix::fs::open(bundle.join("oom"), flags, Mode::RUSR) {
+            tracing::warn!(id, %error, "CRI-O is not told that memory was short");
+        }
     }
 
     /// A process that went with its machine: its log says why.

@@ -84,6 +84,7 @@ impl Pod {
             state.share = Some(share);
             state.size = Some(size);
             state.group = group;
+            state.of_crio = bulkhead_bundle::is_of_crio(spec);
             state.logs = bulkhead_bundle::log_directory(spec);
             state.debug = debug;
             state.layers = layers;

@@ -12,11 +12,15 @@ use crate::events::Event;
 use crate::failure::{Failure, Outcome};
 use crate::process::{Exit, Process, Status};
 
+/// The largest signal: signal(7).
+const LAST_SIGNAL: u32 = 64;
+
 /// How long after its machine a process may take to be known as ended.
 const ENDING: Duration = Duration::from_secs(10);
 
 impl Pod {
-    /// Sends a signal.
+    /// Sends a signal. 0 is none, and asks whether there is somebody: kill(2); CRI-O
+    /// does.
     pub(crate) async fn kill(
         self: &Arc<Self>,
         id: &str,
@@ -28,6 +32,11 @@ impl Pod {
         let process = self.process(id, exec)?;
         if matches!(process.status(), Status::Stopped(_)) {
             return Err(Failure::missing("process already finished"));
+        }
+        match signal {
+            0 => return Ok(()),
+            1..=LAST_SIGNAL => {}
+            _ => return Err(Failure::invalid(format!("there is no signal {signal}"))),
         }
         if self.with(id, |container| Ok(container.is_pod()))? {
             self.lock().signal = Some(signal);
