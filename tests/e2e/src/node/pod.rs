@@ -249,21 +249,33 @@ impl Container<'_> {
 
     /// What containerd says of it.
     pub async fn status(&self) -> ContainerStatus {
+        self.asked().await.unwrap()
+    }
+
+    async fn asked(&self) -> Result<ContainerStatus, Status> {
         let request = ContainerStatusRequest {
             container_id: self.id.clone(),
             verbose: false,
         };
-        let response = self.node.runtime.clone().container_status(request).await;
-        response.unwrap().into_inner().status.unwrap()
+        let response = self.node.runtime.clone().container_status(request).await?;
+        Ok(response.into_inner().status.unwrap())
     }
 
     /// Waits until it has ended, as the kubelet does: by asking.
     pub async fn ended(&self) -> ContainerStatus {
+        self.known_to_have_ended().await.unwrap()
+    }
+
+    /// The same of a containerd that may be gone.
+    ///
+    /// # Errors
+    /// containerd's status.
+    pub async fn known_to_have_ended(&self) -> Result<ContainerStatus, Status> {
         let deadline = Instant::now() + END;
         loop {
-            let status = self.status().await;
+            let status = self.asked().await?;
             if status.state() == ContainerState::ContainerExited {
-                return status;
+                return Ok(status);
             }
             assert!(Instant::now() < deadline, "it does not end: {status:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
