@@ -18,9 +18,7 @@ use std::path::{Component, Path};
 
 use bulkhead_protocol::name;
 use bulkhead_sandbox::{Directory, MemoryVolume};
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags,
-};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat};
 
 use crate::failure::{Failure, Outcome};
 use crate::mountinfo::{self, Mount};
@@ -50,7 +48,7 @@ pub(crate) fn volume(
     mount: u32,
 ) -> Outcome<Option<MemoryVolume>> {
     let failed = |error: std::io::Error| Failure::from_error(&error);
-    if owner.uid.is_empty() || !is_root_of_tmpfs(opened).map_err(failed)? {
+    if owner.uid.is_empty() || !mountinfo::is_root(opened, TMPFS_MAGIC).map_err(failed)? {
         return Ok(None);
     }
     let stat = rustix::fs::fstat(opened).map_err(|error| failed(error.into()))?;
@@ -75,18 +73,6 @@ pub(crate) fn volume(
         mount,
         ..Default::default()
     }))
-}
-
-/// Is it a directory of a tmpfs, at the root of a mount?
-fn is_root_of_tmpfs(opened: &OwnedFd) -> std::io::Result<bool> {
-    let filesystem = rustix::fs::fstatfs(opened)?;
-    if filesystem.f_type as u64 != TMPFS_MAGIC {
-        return Ok(false);
-    }
-    let stat = rustix::fs::statx(opened, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
-    let kind = FileType::from_raw_mode(stat.stx_mode.into());
-    let is_root = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-    Ok(kind == FileType::Directory && is_root)
 }
 
 /// The mount with this id, and that of the whole volume it is of.

@@ -2,11 +2,11 @@
 //! snapshotter. The guest's kernel reads the images themselves instead of asking the
 //! host for each file.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use bulkhead_provision::block;
-use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags};
+use rustix::fs::FileType;
 
 use crate::mountinfo::{self, Mount};
 
@@ -27,18 +27,12 @@ const COMPRESSIONS: u16 = 0x1;
 /// The image each of the opened layers is mounted from, in their order; none, if one
 /// of them is not, or not of what a guest can read.
 pub(crate) fn find(layers: &[OwnedFd]) -> Option<Vec<OwnedFd>> {
-    if !layers.iter().all(is_root_of_erofs) {
+    let is_one = |layer| mountinfo::is_root(layer, MAGIC.into()).unwrap_or(false);
+    if !layers.iter().all(is_one) {
         return None;
     }
     let mounts = mountinfo::read().ok()?;
     layers.iter().map(|layer| image(layer, &mounts)).collect()
-}
-
-fn is_root_of_erofs(layer: &OwnedFd) -> bool {
-    let filesystem = rustix::fs::fstatfs(layer);
-    let seen = rustix::fs::statx(layer, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
-    filesystem.is_ok_and(|own| own.f_type as u64 == u64::from(MAGIC))
-        && seen.is_ok_and(|own| own.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 fn image(layer: &OwnedFd, mounts: &[Mount]) -> Option<OwnedFd> {
@@ -68,7 +62,7 @@ fn file(source: &Path) -> Option<PathBuf> {
 
 /// Is it a file, with an EROFS the guest's kernel knows?
 fn is_readable(image: &OwnedFd) -> bool {
-    let stat = rustix::fs::fstat(image.as_fd());
+    let stat = rustix::fs::fstat(image);
     let regular =
         stat.is_ok_and(|own| FileType::from_raw_mode(own.st_mode) == FileType::RegularFile);
     let mut bytes = [0; SUPERBLOCK.1];

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags};
+
 /// Most that is read, bytes: mounts of ten thousand pods.
 const LIMIT: u64 = 64 << 20;
 
@@ -31,6 +33,18 @@ pub(crate) fn read() -> std::io::Result<Vec<Mount>> {
     let file = std::fs::File::open("/proc/self/mountinfo")?;
     file.take(LIMIT).read_to_end(&mut text)?;
     Ok(parse(&text))
+}
+
+/// Is it a directory at the root of a mount of this type of filesystem? statfs(2),
+/// statx(2).
+pub(crate) fn is_root(opened: &OwnedFd, filesystem: u64) -> std::io::Result<bool> {
+    if rustix::fs::fstatfs(opened)?.f_type as u64 != filesystem {
+        return Ok(false);
+    }
+    let stat = rustix::fs::statx(opened, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
+    let kind = FileType::from_raw_mode(stat.stx_mode.into());
+    let is_root = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(kind == FileType::Directory && is_root)
 }
 
 /// The mount a descriptor was opened through. proc_pid_fdinfo(5).

@@ -99,8 +99,12 @@ pub(crate) const NEW_SANDBOX_RESOURCES: Fact = Fact {
 
 /// Did CRI-O write this spec?
 pub fn is_of_crio(spec: &Spec) -> bool {
+    has(spec, CONTAINER_TYPE.crio)
+}
+
+fn has(spec: &Spec, key: &str) -> bool {
     let annotations = spec.annotations().as_ref();
-    annotations.is_some_and(|all| all.contains_key(CONTAINER_TYPE.crio))
+    annotations.is_some_and(|all| all.contains_key(key))
 }
 
 /// What the manager of this spec says of it.
@@ -115,9 +119,7 @@ pub(crate) fn annotation(spec: &Spec, fact: Fact) -> Option<&str> {
 
 /// Refuses a spec that two managers seem to have written.
 pub(crate) fn refuse_both(spec: &Spec) -> Result<(), ReadError> {
-    let annotations = spec.annotations().as_ref();
-    let has = |key| annotations.is_some_and(|all| all.contains_key(key));
-    match has(CONTAINER_TYPE.containerd) && has(CONTAINER_TYPE.crio) {
+    match has(spec, CONTAINER_TYPE.containerd) && is_of_crio(spec) {
         true => Err(ReadError::Managers),
         false => Ok(()),
     }

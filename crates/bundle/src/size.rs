@@ -61,7 +61,10 @@ impl Limits {
         let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
         let memory = resources.and_then(|r| r.memory().as_ref());
         let cpu = resources.and_then(|r| r.cpu().as_ref());
-        let first = |all: [Option<i64>; 3]| all.into_iter().flatten().find(|own| *own > 0);
+        let first = |all: [Option<i64>; 3]| {
+            let mut limits = all.into_iter().flatten().filter(|own| *own > 0);
+            limits.next().map(i64::unsigned_abs)
+        };
         let memory = first([
             number(SANDBOX_MEMORY),
             bounded.then_some(told.memory_limit_in_bytes),
@@ -77,22 +80,22 @@ impl Limits {
             Some(told.cpu_period),
             cpu.and_then(|cpu| cpu.period()).map(u64::cast_signed),
         ]);
-        let period = period.unwrap_or(PERIOD).unsigned_abs();
+        let period = period.unwrap_or(PERIOD);
         Self {
-            memory: memory.map(i64::unsigned_abs),
-            vcpus: quota.map(|quota| quota.unsigned_abs().div_ceil(period)),
+            memory,
+            vcpus: quota.map(|quota| quota.div_ceil(period)),
         }
     }
 }
 
 /// Of how many µs a quota is, where nobody says: the kernel's own period.
-const PERIOD: i64 = 100_000;
+const PERIOD: u64 = 100_000;
 
 /// A CPU limit: a quota, and the period it is of, µs. None: no limit.
 pub(crate) fn quota(cpu: &LinuxCpu) -> Option<(u64, u64)> {
     let quota = u64::try_from(cpu.quota()?).ok()?;
     let period = cpu.period().filter(|period| *period > 0);
-    Some((quota, period.unwrap_or(PERIOD.unsigned_abs())))
+    Some((quota, period.unwrap_or(PERIOD)))
 }
 
 /// More vCPUs than the host has CPUs would only wait for each other.

@@ -186,7 +186,12 @@ impl Machine {
             "microvm,memory-backend=ram,rtc=on,pcie=off,usb=off,graphics=off",
         );
         args.pair("-m", format!("{mebibytes}M"));
-        args.pair("-smp", (self.vcpus + self.spare.vcpus).to_string());
+        args.pair("-smp", self.all_vcpus().to_string());
+    }
+
+    /// The guest's and the spare.
+    pub(crate) fn all_vcpus(&self) -> u32 {
+        self.vcpus + self.spare.vcpus
     }
 
     /// The guest's and the spare, which begins with a block.

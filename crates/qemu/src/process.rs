@@ -189,9 +189,10 @@ fn parallel(
     accelerator: &Accelerator,
     machine: &Machine,
 ) -> Result<bool, Error> {
-    let one = machine.vcpus + machine.spare.vcpus == 1;
     match accelerator {
-        Accelerator::Tcg { .. } if !one => Ok(program.version()?.translates_in_parallel()),
+        Accelerator::Tcg { .. } if machine.all_vcpus() > 1 => {
+            Ok(program.version()?.translates_in_parallel())
+        }
         Accelerator::Tcg { .. } | Accelerator::Kvm { .. } => Ok(true),
     }
 }

@@ -429,7 +429,10 @@ impl Pod {
             container_id: id.to_owned(),
             ..Default::default()
         }));
-        let Some((bundle, _)) = self.bundle(id).ok().filter(|_| self.lock().of_crio) else {
+        if !self.lock().of_crio {
+            return;
+        }
+        let Ok((bundle, _)) = self.bundle(id) else {
             return;
         };
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
