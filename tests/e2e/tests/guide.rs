@@ -4,9 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
+use std::time::Duration;
 
 use bulkhead_e2e::cri::ContainerConfig;
 use bulkhead_e2e::{Answer, Node, in_machine, program, write_program};
+
+/// How long its container may take to begin.
+const SERVING: Duration = Duration::from_secs(20);
 
 /// What the container of the guide does.
 const WEB: &str = "mkdir /etc/app; echo listen 80 > /etc/app/conf; echo serving; exec sleep 1000";
@@ -112,6 +116,8 @@ async fn every_command_of_the_guide_does_what_it_says() {
     std::fs::create_dir_all(node.path().join("logs/web/app")).unwrap();
     let log = |config: &mut ContainerConfig| config.log_path = "app/0.log".into();
     let app = pod.start_with("app", WEB, log).await.unwrap();
+    // What it does first is done.
+    app.says("stdout serving", SERVING).await;
     assert_eq!(app.exec("cat /etc/app/conf").await.out, "listen 80");
     let fill = |text: &str| {
         let built = program().parent().unwrap().display().to_string();

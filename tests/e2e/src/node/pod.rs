@@ -75,7 +75,6 @@ impl Pod<'_> {
         script: &str,
         change: impl FnOnce(&mut ContainerConfig),
     ) -> Result<Container<'_>, Status> {
-        let log = format!("{name}.log");
         let mut config = ContainerConfig {
             metadata: Some(ContainerMetadata {
                 name: name.to_owned(),
@@ -86,7 +85,7 @@ impl Pod<'_> {
                 ..Default::default()
             }),
             command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-            log_path: log.clone(),
+            log_path: format!("{name}.log"),
             linux: Some(LinuxContainerConfig {
                 resources: Some(LinuxContainerResources::default()),
                 security_context: Some(LinuxContainerSecurityContext {
@@ -97,6 +96,7 @@ impl Pod<'_> {
             ..Default::default()
         };
         change(&mut config);
+        let log = Path::new(&self.config.log_directory).join(&config.log_path);
         let request = CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(config),
@@ -107,7 +107,7 @@ impl Pod<'_> {
         Ok(Container {
             node: self.node,
             id: id.into_inner().container_id,
-            log: Path::new(&self.config.log_directory).join(log),
+            log,
         })
     }
 
