@@ -9,7 +9,14 @@ use crate::remove_cgroup;
 pub struct PodGroup {
     name: String,
     dir: PathBuf,
-    file: &'static str,
+}
+
+/// Gives a control group of the host a memory limit, bytes.
+pub fn bound(group: &Path, memory: u64) {
+    let files = ["memory.max", "memory.limit_in_bytes"];
+    let file = files.iter().find(|file| group.join(file).exists());
+    let file = file.expect("the host counts memory");
+    std::fs::write(group.join(file), memory.to_string()).expect("a limit is set");
 }
 
 impl PodGroup {
@@ -19,18 +26,17 @@ impl PodGroup {
     pub fn make(memory: u64) -> Self {
         let name = format!("bht-{}-{memory}", std::process::id());
         let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-        let (root, file) = match unified {
-            true => ("/sys/fs/cgroup", "memory.max"),
-            false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        let root = match unified {
+            true => "/sys/fs/cgroup",
+            false => "/sys/fs/cgroup/memory",
         };
         if unified {
             std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory").unwrap();
         }
         let dir = Path::new(root).join(&name);
         std::fs::create_dir(&dir).unwrap();
-        let group = Self { name, dir, file };
-        group.bound(memory);
-        group
+        bound(&dir, memory);
+        Self { name, dir }
     }
 
     /// Its path below the hierarchies' roots.
@@ -41,7 +47,7 @@ impl PodGroup {
 
     /// Gives it another limit, bytes.
     pub fn bound(&self, memory: u64) {
-        std::fs::write(self.dir.join(self.file), memory.to_string()).unwrap();
+        bound(&self.dir, memory);
     }
 
     /// Groups in it.

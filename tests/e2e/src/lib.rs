@@ -18,7 +18,7 @@ mod node;
 pub mod replay;
 mod software;
 
-pub use group::PodGroup;
+pub use group::{PodGroup, bound};
 pub use k8s_cri::v1 as cri;
 pub use loops::LoopDevice;
 pub use node::{

@@ -6,11 +6,12 @@
 
 use std::io::{BufRead, BufReader};
 
-use bulkhead_e2e::replay::{crio_bundle, fifo, gone, reader, spec, start};
+use bulkhead_e2e::replay::{
+    Shim, creation, crio_annotations, crio_bundle, encoded, fifo, gone, limit, reader, spec, start,
+};
 use bulkhead_e2e::{OWN_GROUP, busybox_image, in_machine};
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest,
-    StartRequest, StateRequest, UpdateTaskRequest, WaitRequest,
+    CreateTaskRequest, StartRequest, StateRequest, UpdateTaskRequest,
 };
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::sandbox_api::{
@@ -23,11 +24,6 @@ use containerd_shim_protos::shim_async::{Client, TaskClient};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use serde_json::{Value, json};
-use ttrpc::context::{Context, with_duration};
-
-fn limit() -> Context {
-    with_duration(std::time::Duration::from_secs(60))
-}
 
 /// The first line a pipe says.
 fn first_line(path: String) -> std::thread::JoinHandle<String> {
@@ -36,13 +32,6 @@ fn first_line(path: String) -> std::thread::JoinHandle<String> {
         let file = std::fs::File::open(path).unwrap();
         BufReader::new(file).read_line(&mut line).unwrap();
         line
-    })
-}
-
-fn encoded(value: &Value) -> MessageField<Any> {
-    MessageField::some(Any {
-        value: serde_json::to_vec(value).unwrap(),
-        ..Default::default()
     })
 }
 
@@ -58,42 +47,20 @@ async fn crios_calls_run_a_pod() {
     let pod = format!("crio-pod-{}", std::process::id());
     let app = format!("crio-app-{}", std::process::id());
     let kind = |kind: &str| {
-        json!({
-            "io.kubernetes.cri-o.ContainerType": kind,
-            "io.kubernetes.cri-o.SandboxID": pod,
-            "io.kubernetes.cri-o.KubeName": "replayed",
-            "io.kubernetes.cri-o.Namespace": "default",
-            "io.kubernetes.pod.uid": "uid",
-            "io.kubernetes.container.name": "app",
-            "io.kubernetes.cri-o.LogPath": dir.join("app.log"),
-        })
+        let mut all = crio_annotations(kind, &pod);
+        all["io.kubernetes.cri-o.KubeName"] = json!("replayed");
+        all["io.kubernetes.cri-o.Namespace"] = json!("default");
+        all["io.kubernetes.container.name"] = json!("app");
+        all["io.kubernetes.cri-o.LogPath"] = json!(dir.join("app.log"));
+        all
     };
     let bundle = crio_bundle(dir, &pod, &spec(&root, "pause", &kind("sandbox")));
-    let address = start(&bundle, "default", &pod);
-    let task = TaskClient::new(Client::connect(&address).await.unwrap());
-    let begin = |id: &str| StartRequest {
-        id: id.to_owned(),
-        ..Default::default()
-    };
-    let config = dir.join("config.toml");
-    std::fs::write(&config, "accelerator = \"tcg\"\nlayers_mib = 0\n").unwrap();
-    // runtimeoptions.v1.Options{ConfigPath}.
-    let path = config.display().to_string();
-    let mut options = vec![0x12, u8::try_from(path.len()).unwrap()];
-    options.extend(path.as_bytes());
-    let create = CreateTaskRequest {
-        id: pod.clone(),
-        bundle: bundle.display().to_string(),
-        options: MessageField::some(Any {
-            type_url: "runtimeoptions.v1.Options".to_owned(),
-            value: options,
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
+    let shim = Shim::start(&bundle, &pod).await;
+    let task = &shim.task;
+    let create = creation(dir, &pod, &bundle);
     let created = task.create(limit(), &create).await.unwrap();
     assert!(created.pid > 0);
-    task.start(limit(), &begin(&pod)).await.unwrap();
+    shim.begin(&pod, "").await;
 
     // A container: its own `start` answers the pod's address.
     let script = "echo said; sleep 1000";
@@ -102,7 +69,7 @@ async fn crios_calls_run_a_pod() {
     let groups = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"});
     member["mounts"].as_array_mut().unwrap().push(groups);
     let bundle = crio_bundle(dir, &app, &member);
-    assert_eq!(start(&bundle, "default", &app), address);
+    assert_eq!(start(&bundle, "default", &app), shim.address);
     let out = fifo(&bundle.join("stdout"));
     let err = fifo(&bundle.join("stderr"));
     let said = reader(out.clone());
@@ -115,7 +82,7 @@ async fn crios_calls_run_a_pod() {
         ..Default::default()
     };
     task.create(limit(), &create).await.unwrap();
-    task.start(limit(), &begin(&app)).await.unwrap();
+    shim.begin(&app, "").await;
     let state = StateRequest {
         id: app.clone(),
         ..Default::default()
@@ -140,61 +107,22 @@ async fn crios_calls_run_a_pod() {
     let out = fifo(&bundle.join("exec"));
     let executed = reader(out.clone());
     let script = format!("cd {OWN_GROUP}; cat pids.max memory.max; hostname; exit 4");
-    let exec = ExecProcessRequest {
-        id: app.clone(),
-        exec_id: "e1".to_owned(),
-        stdout: out,
-        spec: encoded(&json!({
-            "args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
-            "user": {"uid": 0, "gid": 0},
-        })),
-        ..Default::default()
-    };
-    task.exec(limit(), &exec).await.unwrap();
-    let mut started = begin(&app);
-    started.exec_id = "e1".to_owned();
-    task.start(limit(), &started).await.unwrap();
-    let mut wait = WaitRequest {
-        id: app.clone(),
-        exec_id: "e1".to_owned(),
-        ..Default::default()
-    };
-    assert_eq!(task.wait(limit(), &wait).await.unwrap().exit_status, 4);
-    let mut delete = DeleteRequest {
-        id: app.clone(),
-        exec_id: "e1".to_owned(),
-        ..Default::default()
-    };
-    task.delete(limit(), &delete).await.unwrap();
+    shim.exec(&app, "e1", &script, out).await;
+    assert_eq!(shim.wait(&app, "e1").await, 4);
+    shim.delete(&app, "e1").await;
     let limits = format!("30\n{}\nreplayed\n", 64 << 20);
     assert_eq!(executed.join().unwrap(), limits);
 
     // The end, in CRI-O's order.
-    let kill = |id: &str| KillRequest {
-        id: id.to_owned(),
-        signal: 9,
-        all: true,
-        ..Default::default()
-    };
-    task.kill(limit(), &kill(&app)).await.unwrap();
-    wait.exec_id.clear();
-    assert_eq!(task.wait(limit(), &wait).await.unwrap().exit_status, 137);
-    delete.exec_id.clear();
-    task.delete(limit(), &delete).await.unwrap();
+    shim.kill(&app, 9, true).await.unwrap();
+    assert_eq!(shim.wait(&app, "").await, 137);
+    shim.delete(&app, "").await;
     assert_eq!(said.join().unwrap(), "said\n");
     assert_eq!(complained.join().unwrap(), "");
-    task.kill(limit(), &kill(&pod)).await.unwrap();
-    wait.id.clone_from(&pod);
-    task.wait(limit(), &wait).await.unwrap();
-    delete.id.clone_from(&pod);
-    task.delete(limit(), &delete).await.unwrap();
-    let shutdown = ShutdownRequest {
-        id: pod.clone(),
-        now: true,
-        ..Default::default()
-    };
-    let _ = task.shutdown(limit(), &shutdown).await;
-    gone(&address).await;
+    shim.kill(&pod, 9, true).await.unwrap();
+    shim.wait(&pod, "").await;
+    shim.delete(&pod, "").await;
+    shim.shut_down(&pod).await;
 }
 
 /// `PodSandboxConfig{metadata{name, uid, namespace}, hostname}`, encoded.

@@ -3,7 +3,7 @@
 use bulkhead_e2e::cri::{
     ContainerConfig, LinuxContainerResources, UpdateContainerResourcesRequest,
 };
-use bulkhead_e2e::{Container, Node, OWN_GROUP, arguments, in_machine};
+use bulkhead_e2e::{Container, Node, OWN_GROUP, arguments, bound, in_machine};
 
 /// Changes limits as the kubelet does.
 async fn update(
@@ -115,16 +115,6 @@ async fn what_the_machine_cannot_give_is_refused_and_changes_nothing() {
     pod.remove().await.unwrap();
 }
 
-/// What the pod's control group on the host may have of memory, as the kubelet says
-/// before it tells the containers.
-fn bound(node: &Node, mib: u64) {
-    let group = node.pod_group("memory");
-    let files = ["memory.max", "memory.limit_in_bytes"];
-    let file = files.iter().find(|file| group.join(file).exists());
-    let file = file.expect("the host counts memory");
-    std::fs::write(group.join(file), (mib << 20).to_string()).expect("a limit is set");
-}
-
 /// A limit of memory, and one of processors in hundredths.
 fn both(mib: i64, hundredths: i64) -> LinuxContainerResources {
     LinuxContainerResources {
@@ -148,7 +138,7 @@ async fn a_pod_outgrows_the_machine_it_started_with() {
         return;
     }
     let node = Node::start().await;
-    bound(&node, 400);
+    bound(&node.pod_group("memory"), 400 << 20);
     let pod = node
         .pod_with("grown", |config| {
             config.linux.as_mut().unwrap().resources = Some(both(64, 100));
@@ -181,7 +171,7 @@ async fn a_pod_outgrows_the_machine_it_started_with() {
     // The pod's own limit has to be raised first.
     let early = update(&node, &app, memory(500)).await.unwrap_err();
     assert!(early.message().contains("control group"), "{early}");
-    bound(&node, 2048);
+    bound(&node.pod_group("memory"), 2048 << 20);
     update(&node, &app, memory(500)).await.unwrap();
     assert_eq!(take(&app, 300).await, 0);
     assert_eq!(other.exec("echo well").await.out, "well");

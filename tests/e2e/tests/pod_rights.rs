@@ -6,14 +6,12 @@
 
 use bulkhead_e2e::cri::security_profile::ProfileType;
 use bulkhead_e2e::cri::{Capability, ContainerConfig, SecurityProfile};
-use bulkhead_e2e::replay::{fifo, reader};
+use bulkhead_e2e::replay::{Shim, fifo, limit, reader};
 use bulkhead_e2e::{Container, Node, Pod, in_machine};
-use containerd_shim_protos::api::{DeleteRequest, ExecProcessRequest, StartRequest, WaitRequest};
-use containerd_shim_protos::shim_async::{Client, TaskClient};
+use containerd_shim_protos::api::ExecProcessRequest;
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
-use ttrpc::context::{Context, with_duration};
 
 /// Filters of this process and of the container's first.
 const FILTERS: &str = "grep -h '^Seccomp:' /proc/1/status /proc/self/status";
@@ -63,21 +61,15 @@ async fn the_default_filter_holds_in_the_pods_own_kernel() {
     pod.remove().await.unwrap();
 }
 
-fn limit() -> Context {
-    with_duration(std::time::Duration::from_secs(60))
-}
-
 /// Executes a process as it is described, as containerd asks its shim to; what
 /// it said and its exit code.
 async fn execute(pod: &Pod<'_>, app: &Container<'_>, name: &str, process: &Value) -> (String, u32) {
-    let shim = Client::connect(&pod.shim_address()).await.unwrap();
-    let task = TaskClient::new(shim);
-    let (id, exec_id) = (app.id.clone(), name.to_owned());
+    let shim = Shim::at(pod.shim_address()).await;
     let stdout = fifo(&pod.node().path().join(name));
     let said = reader(stdout.clone());
     let request = ExecProcessRequest {
-        id: id.clone(),
-        exec_id: exec_id.clone(),
+        id: app.id.clone(),
+        exec_id: name.to_owned(),
         stdout,
         spec: MessageField::some(Any {
             type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
@@ -86,25 +78,10 @@ async fn execute(pod: &Pod<'_>, app: &Container<'_>, name: &str, process: &Value
         }),
         ..Default::default()
     };
-    task.exec(limit(), &request).await.unwrap();
-    let start = StartRequest {
-        id: id.clone(),
-        exec_id: exec_id.clone(),
-        ..Default::default()
-    };
-    task.start(limit(), &start).await.unwrap();
-    let wait = WaitRequest {
-        id: id.clone(),
-        exec_id: exec_id.clone(),
-        ..Default::default()
-    };
-    let code = task.wait(limit(), &wait).await.unwrap().exit_status;
-    let delete = DeleteRequest {
-        id,
-        exec_id,
-        ..Default::default()
-    };
-    task.delete(limit(), &delete).await.unwrap();
+    shim.task.exec(limit(), &request).await.unwrap();
+    shim.begin(&app.id, name).await;
+    let code = shim.wait(&app.id, name).await;
+    shim.delete(&app.id, name).await;
     (said.join().unwrap().trim_end().to_owned(), code)
 }
 

@@ -6,22 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_e2e::replay::{crio_bundle, fifo, gone, reader, spec, start};
-use bulkhead_e2e::{LoopDevice, busybox_image, in_machine, tool};
-use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, KillRequest, Mount, ShutdownRequest, StartRequest,
-    WaitRequest,
+use bulkhead_e2e::replay::{
+    Shim, creation, crio_annotations, crio_bundle, fifo, limit, reader, spec,
 };
-use containerd_shim_protos::shim_async::{Client, TaskClient};
-use protobuf::MessageField;
-use protobuf::well_known_types::any::Any;
+use bulkhead_e2e::{LoopDevice, busybox_image, in_machine, tool};
+use containerd_shim_protos::api::{CreateTaskRequest, Mount};
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
-use ttrpc::context::{Context, with_duration};
-
-fn limit() -> Context {
-    with_duration(std::time::Duration::from_secs(60))
-}
 
 /// A place for a pod, or for a container without one.
 struct Place {
@@ -33,11 +24,6 @@ impl Place {
     fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         busybox_image(dir.path());
-        std::fs::write(
-            dir.path().join("config.toml"),
-            "accelerator = \"tcg\"\nlayers_mib = 0\n",
-        )
-        .unwrap();
         Self {
             dir,
             id: format!("{name}-{}", std::process::id()),
@@ -75,22 +61,16 @@ struct Ended {
 /// Type, source and options of a snapshot's mount.
 type Snapshot<'a> = (&'a str, &'a str, &'a [&'a str]);
 
-/// A shim's process, with or without a pod.
-struct Shim {
+/// Containers on such snapshots, with or without a pod.
+struct Roots {
     place: Place,
-    address: String,
-    task: TaskClient,
+    shim: Shim,
 }
 
-impl Shim {
+impl Roots {
     async fn new(place: Place, bundle: &Path) -> Self {
-        let address = start(bundle, "default", &place.id);
-        let task = TaskClient::new(Client::connect(&address).await.unwrap());
-        Self {
-            place,
-            address,
-            task,
-        }
+        let shim = Shim::start(bundle, &place.id).await;
+        Self { place, shim }
     }
 
     /// With a pod without containers.
@@ -98,34 +78,17 @@ impl Shim {
         let place = Place::new(name);
         let id = place.id.clone();
         let root = place.path().join("root");
-        let own = spec(&root, "pause", &annotations("sandbox", &id));
+        let own = spec(&root, "pause", &crio_annotations("sandbox", &id));
         let bundle = crio_bundle(place.path(), &id, &own);
-        let shim = Self::new(place, &bundle).await;
-        let create = shim.request(&id, &bundle);
-        shim.task.create(limit(), &create).await.unwrap();
-        shim.start(&id).await;
-        shim
+        let roots = Self::new(place, &bundle).await;
+        let create = creation(roots.place.path(), &id, &bundle);
+        roots.shim.task.create(limit(), &create).await.unwrap();
+        roots.shim.begin(&id, "").await;
+        roots
     }
 
     fn image(&self, kind: &str) -> PathBuf {
         self.place.image(kind)
-    }
-
-    fn request(&self, id: &str, bundle: &Path) -> CreateTaskRequest {
-        // runtimeoptions.v1.Options{ConfigPath}.
-        let config = self.place.path().join("config.toml").display().to_string();
-        let mut options = vec![0x12, u8::try_from(config.len()).unwrap()];
-        options.extend(config.as_bytes());
-        CreateTaskRequest {
-            id: id.to_owned(),
-            bundle: bundle.display().to_string(),
-            options: MessageField::some(Any {
-                type_url: "runtimeoptions.v1.Options".to_owned(),
-                value: options,
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
     }
 
     /// Makes a container of the pod on such a snapshot.
@@ -135,7 +98,7 @@ impl Shim {
         script: &str,
         mount: Snapshot<'_>,
     ) -> ttrpc::Result<std::thread::JoinHandle<String>> {
-        let annotations = annotations("container", &self.place.id);
+        let annotations = crio_annotations("container", &self.place.id);
         let own = spec(Path::new("rootfs"), script, &annotations);
         let bundle = crio_bundle(self.place.path(), name, &own);
         self.create_in(&bundle, name, mount).await
@@ -157,9 +120,9 @@ impl Shim {
                 ..Default::default()
             }],
             stdout: out.clone(),
-            ..self.request(name, bundle)
+            ..creation(self.place.path(), name, bundle)
         };
-        let created = self.task.create(limit(), &create).await;
+        let created = self.shim.task.create(limit(), &create).await;
         if created.is_err() {
             // Who may never have opened it: the reader is let go.
             let flags = OFlags::WRONLY | OFlags::NONBLOCK;
@@ -168,72 +131,26 @@ impl Shim {
         created.map(|_| said)
     }
 
-    async fn start(&self, name: &str) {
-        let begin = StartRequest {
-            id: name.to_owned(),
-            ..Default::default()
-        };
-        self.task.start(limit(), &begin).await.unwrap();
-    }
-
     /// Runs a container on such a snapshot to its end.
     async fn run(&self, name: &str, script: &str, mount: Snapshot<'_>) -> Ended {
         let said = self.create(name, script, mount).await.unwrap();
-        self.start(name).await;
-        let code = self.wait(name).await;
-        self.delete(name).await;
+        self.shim.begin(name, "").await;
+        let code = self.shim.wait(name, "").await;
+        self.shim.delete(name, "").await;
         Ended {
             code,
             said: said.join().unwrap(),
         }
     }
 
-    async fn wait(&self, name: &str) -> u32 {
-        let wait = WaitRequest {
-            id: name.to_owned(),
-            ..Default::default()
-        };
-        self.task.wait(limit(), &wait).await.unwrap().exit_status
-    }
-
-    async fn delete(&self, name: &str) {
-        let delete = DeleteRequest {
-            id: name.to_owned(),
-            ..Default::default()
-        };
-        self.task.delete(limit(), &delete).await.unwrap();
-    }
-
     /// Ends the pod, and the process.
     async fn remove(self) {
-        let id = self.place.id.clone();
-        let kill = KillRequest {
-            id: id.clone(),
-            signal: 9,
-            ..Default::default()
-        };
-        self.task.kill(limit(), &kill).await.unwrap();
-        self.wait(&id).await;
-        self.delete(&id).await;
-        self.shut_down().await;
+        let id = &self.place.id;
+        self.shim.kill(id, 9, false).await.unwrap();
+        self.shim.wait(id, "").await;
+        self.shim.delete(id, "").await;
+        self.shim.shut_down(id).await;
     }
-
-    async fn shut_down(&self) {
-        let shutdown = ShutdownRequest {
-            id: self.place.id.clone(),
-            now: true,
-            ..Default::default()
-        };
-        let _ = self.task.shutdown(limit(), &shutdown).await;
-        gone(&self.address).await;
-    }
-}
-
-fn annotations(kind: &str, pod: &str) -> serde_json::Value {
-    json!({
-        "io.kubernetes.cri-o.ContainerType": kind,
-        "io.kubernetes.cri-o.SandboxID": pod,
-    })
 }
 
 /// A file of an ext4 image that nobody has mounted.
@@ -265,7 +182,7 @@ async fn a_writable_block_snapshot_is_the_root_itself() {
     if !in_machine() {
         return;
     }
-    let pod = Shim::with_pod("block-root").await;
+    let pod = Roots::with_pod("block-root").await;
     // As the devmapper snapshotter gives a container's own snapshot.
     let image = pod.image("ext4");
     let disk = LoopDevice::over(&image);
@@ -294,16 +211,16 @@ async fn a_container_in_a_machine_of_its_own_leaves_a_clean_snapshot() {
     let id = place.id.clone();
     let own = spec(Path::new("rootfs"), WRITES, &json!({}));
     let bundle = crio_bundle(place.path(), &id, &own);
-    let shim = Shim::new(place, &bundle).await;
+    let roots = Roots::new(place, &bundle).await;
     let path = image.display().to_string();
     let mount = ("ext4", path.as_str(), &["rw"][..]);
-    let said = shim.create_in(&bundle, &id, mount).await.unwrap();
-    shim.start(&id).await;
-    assert_eq!(shim.wait(&id).await, 0);
-    shim.delete(&id).await;
+    let said = roots.create_in(&bundle, &id, mount).await.unwrap();
+    roots.shim.begin(&id, "").await;
+    assert_eq!(roots.shim.wait(&id, "").await, 0);
+    roots.shim.delete(&id, "").await;
     assert_eq!(inside(&image, "/marker"), "kept\n");
     assert!(is_clean(&image));
-    shim.shut_down().await;
+    roots.shim.shut_down(&id).await;
     assert_eq!(said.join().unwrap(), "kept\next2/ext3\n");
 }
 
@@ -312,7 +229,7 @@ async fn a_read_only_block_snapshot_stays_as_it_was_below_what_is_written() {
     if !in_machine() {
         return;
     }
-    let pod = Shim::with_pod("image-root").await;
+    let pod = Roots::with_pod("image-root").await;
     for kind in ["ext4", "erofs"] {
         let image = pod.image(kind);
         let before = std::fs::read(&image).unwrap();
@@ -331,7 +248,7 @@ async fn what_cannot_be_a_root_is_refused_and_the_pod_goes_on() {
     if !in_machine() {
         return;
     }
-    let pod = Shim::with_pod("odd-root").await;
+    let pod = Roots::with_pod("odd-root").await;
     let image = pod.image("ext4").display().to_string();
     let empty = LoopDevice::new(pod.place.path(), "empty", 1);
     for (name, mount, word) in [
