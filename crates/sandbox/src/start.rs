@@ -51,6 +51,17 @@ pub struct Sandbox {
     pub(crate) opener: Opener,
     hello: Hello,
     timings: Vec<Timing>,
+    _end: End,
+}
+
+/// Ends the machine when it is dropped: with the sandbox, or with a start that is
+/// given up, whatever else still knows the machine.
+struct End(Arc<dyn Vm>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
 }
 
 impl Sandbox {
@@ -70,6 +81,7 @@ impl Sandbox {
             .map_err(|error| StartError::monitor(&error))?;
         let channel = vm.channel();
         let vm: Arc<dyn Vm> = Arc::from(vm);
+        let end = End(Arc::clone(&vm));
         let steps = Steps {
             vm: Arc::clone(&vm),
             console: vm.console(),
@@ -99,6 +111,7 @@ impl Sandbox {
             opener,
             hello,
             timings: clock.timings,
+            _end: end,
         })
     }
 
@@ -163,12 +176,6 @@ impl Sandbox {
 
     /// Ends the machine at once.
     pub fn kill(&self) {
-        self.vm.kill();
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
         self.vm.kill();
     }
 }
