@@ -17,6 +17,7 @@ pub mod loop_device;
 pub mod mounts;
 pub mod namespaces;
 mod resident;
+pub mod rooted;
 pub mod tap;
 
 pub use empty_root::MountNamespace;

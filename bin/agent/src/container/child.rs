@@ -49,6 +49,7 @@ fn become_container(args: &CreateArgs<'_>, wanted: &Wanted, channel: &Channel) -
     keyring::make(args.id, mapped)?;
     set_up_root(spec, args.rootfs, wanted)?;
     let (identity, home) = user::resolve(process, args.user)?;
+    command::check(process)?;
     let slave = set_up_stdio(&args.stdio, &identity, channel)?;
     channel.wait(sync::GO)?;
 

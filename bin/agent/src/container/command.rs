@@ -37,6 +37,30 @@ pub(super) fn enter_cwd(cwd: &Path) -> Result<()> {
     }
 }
 
+/// Refuses a command that is not there while its container is being made: whoever
+/// starts it later would have to guess why that fails. What only its user may not
+/// execute is found then.
+pub(super) fn check(process: &Process) -> Result<()> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let name = args
+        .first()
+        .ok_or_else(|| Error::invalid("the command is empty"))?;
+    let own = process.env().as_deref().unwrap_or_default();
+    let common = [DEFAULT_PATH.to_owned()];
+    let has_path = own.iter().any(|line| line.starts_with("PATH="));
+    let found = find(name, if has_path { own } else { &common })?;
+    let path = process.cwd().join(found);
+    match std::fs::metadata(&path) {
+        Ok(stat) if stat.is_dir() => {
+            let error = std::io::Error::from_raw_os_error(libc::EACCES);
+            Err(failure(name, &error))
+        }
+        Ok(_) => rustix::fs::access(&path, rustix::fs::Access::EXEC_OK)
+            .map_err(|error| failure(name, &error.into())),
+        Err(error) => Err(failure(name, &error)),
+    }
+}
+
 /// Executes the command; comes back only with an error.
 pub(super) fn execute(process: &Process, home: &str) -> Error {
     match prepare(process, home) {
@@ -114,7 +138,7 @@ fn find(name: &str, env: &[String]) -> Result<PathBuf> {
         )),
         None => Err(Error::new(
             ErrorKind::NotFound,
-            format!("the command `{name}` is not in the container's PATH"),
+            format!("executable file not found in the container's PATH: `{name}`"),
         )),
     }
 }

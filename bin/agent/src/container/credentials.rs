@@ -50,8 +50,11 @@ fn ids_and_capabilities(process: &Process, identity: &Identity, keep_groups: boo
     let inheritable = set(|s| s.inheritable());
     syscalls::capset(set(|s| s.effective()) & permitted, permitted, inheritable)
         .tried(|| "set the capabilities".to_owned())?;
+    // One that is not permitted and inheritable cannot be ambient: capabilities(7).
+    // Buildah asks for such, and runc leaves them out.
+    let ambient = set(|s| s.ambient()) & permitted & inheritable;
     for bit in 0..64u64 {
-        if set(|s| s.ambient()) & (1 << bit) != 0 {
+        if ambient & (1 << bit) != 0 {
             syscalls::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, bit)
                 .tried(|| format!("raise the ambient capability {bit}"))?;
         }

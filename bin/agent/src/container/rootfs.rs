@@ -1,17 +1,15 @@
 //! The container's view of files: mounts beneath its root filesystem, then
 //! the root itself. Runs in the child.
 //!
-//! Every target is resolved with openat2(2) RESOLVE_IN_ROOT and then only
-//! used by descriptor, so an image's symlinks lead nowhere but into itself
-//! (the class of CVE-2021-30465, CVE-2025-31133).
+//! Every target is resolved beneath the root ([`Rooted`]) and then only used by
+//! descriptor.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Component, Path};
+use std::path::Path;
 
+use bulkhead_sys::rooted::Rooted;
 use oci_spec::runtime::{Mount, Spec};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
@@ -24,12 +22,9 @@ use super::{copyup, devices, syscalls};
 /// Mounts of one container at most.
 const MOUNT_LIMIT: usize = 1024;
 
-/// Links followed from one mount point at most, as the kernel does.
-const LINK_LIMIT: usize = 40;
-
 /// An open root filesystem.
 pub(super) struct Root {
-    fd: OwnedFd,
+    files: Rooted,
 }
 
 impl Root {
@@ -54,91 +49,26 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .tried(|| "open the root filesystem".to_owned())?;
-        Ok(Self { fd })
+        Ok(Self {
+            files: Rooted::new(fd),
+        })
     }
 
     /// Opens a path beneath the root.
-    pub(super) fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        rustix::fs::openat2(
-            &self.fd,
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+    pub(super) fn open(&self, path: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
+        self.files.open(path, flags)
     }
 
     /// Opens a directory, making it and its parents where they are missing.
     pub(super) fn make_dir(&self, path: &Path) -> Result<OwnedFd> {
         let what = || format!("make the directory `{}`", path.display());
-        match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
-            Err(Errno::NOENT) => {}
-            other => return other.tried(what),
-        }
-        let mut so_far = std::path::PathBuf::from("/");
-        for part in path.components() {
-            let name = match part {
-                Component::Normal(name) => name,
-                // Of a link's target; the root is its own parent.
-                Component::ParentDir => {
-                    so_far.push("..");
-                    continue;
-                }
-                _ => continue,
-            };
-            let parent = self
-                .open(&so_far, OFlags::PATH | OFlags::DIRECTORY)
-                .tried(what)?;
-            match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error).tried(what),
-            }
-            so_far.push(name);
-        }
-        self.open(path, OFlags::PATH | OFlags::DIRECTORY)
-            .tried(what)
+        self.files.make_dir(path).tried(what)
     }
 
     /// Opens a mount point for a file, making it where it is missing.
     fn make_file(&self, path: &Path) -> Result<OwnedFd> {
         let what = || format!("make the mount point `{}`", path.display());
-        match self.open(path, OFlags::PATH) {
-            Err(Errno::NOENT) => {}
-            other => return other.tried(what),
-        }
-        let path = &self.behind_links(path)?;
-        let name = path
-            .file_name()
-            .ok_or_else(|| Error::invalid("a mount on the root itself"))?;
-        let parent = self.make_dir(path.parent().unwrap_or(Path::new("/")))?;
-        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)).tried(what)?;
-        self.open(path, OFlags::PATH).tried(what)
-    }
-
-    /// Where a path's last link points, when nothing is there yet: images
-    /// ship `/etc/resolv.conf` as a link to a file of a running system. The
-    /// result is resolved beneath the root like any other path.
-    fn behind_links(&self, path: &Path) -> Result<std::path::PathBuf> {
-        let what = || format!("follow the link `{}`", path.display());
-        let mut path = path.to_owned();
-        for _ in 0..LINK_LIMIT {
-            let link = match self.open(&path, OFlags::PATH | OFlags::NOFOLLOW) {
-                Err(Errno::NOENT) => return Ok(path),
-                other => other.tried(what)?,
-            };
-            let target = match rustix::fs::readlinkat(&link, "", Vec::new()) {
-                // Not a link.
-                Err(Errno::NOENT | Errno::INVAL) => return Ok(path),
-                other => other.tried(what)?,
-            };
-            let target = std::ffi::OsString::from_vec(target.into_bytes());
-            path = path.parent().unwrap_or(Path::new("/")).join(target);
-        }
-        Err(Error::invalid(format!(
-            "`{}` is a circle of links",
-            path.display()
-        )))
+        self.files.make_file(path).tried(what)
     }
 
     /// Makes every mount of the spec, in order.
@@ -286,7 +216,7 @@ impl Root {
     /// with an empty tmpfs.
     pub(super) fn mask(&self, path: &Path) -> Result<()> {
         let place = match self.open(path, OFlags::PATH) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(error) if is_missing(&error) => return Ok(()),
             other => other.tried(|| format!("mask `{}`", path.display()))?,
         };
         let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH)
@@ -304,7 +234,7 @@ impl Root {
     pub(super) fn make_read_only(&self, path: &Path) -> Result<()> {
         let what = || format!("make `{}` read-only", path.display());
         let place = match self.open(path, OFlags::PATH) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(error) if is_missing(&error) => return Ok(()),
             other => other.tried(what)?,
         };
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -320,7 +250,7 @@ impl Root {
     /// pivot_root(2) with both on the same place needs no directory to put
     /// the old root.
     pub(super) fn pivot(&self, propagation: Option<&str>, read_only: bool) -> Result<()> {
-        rustix::process::fchdir(&self.fd).tried(|| "enter the root filesystem".to_owned())?;
+        rustix::process::fchdir(&self.files).tried(|| "enter the root filesystem".to_owned())?;
         rustix::process::pivot_root(".", ".").tried(|| "change the root".to_owned())?;
         rustix::mount::unmount(".", UnmountFlags::DETACH)
             .tried(|| "let go of the old root".to_owned())?;
@@ -340,6 +270,10 @@ impl Root {
         }
         Ok(())
     }
+}
+
+fn is_missing(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR))
 }
 
 fn set(tree: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> std::io::Result<()> {
@@ -379,29 +313,4 @@ pub(super) fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &Path) -
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )
     .tried(|| format!("mount on `{}`", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_point_is_made_where_a_link_to_nothing_points() {
-        let dir = std::env::temp_dir().join(format!("bulkhead-links-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("etc")).unwrap();
-        let link = |target: &str, name: &str| {
-            std::os::unix::fs::symlink(target, dir.join("etc").join(name)).unwrap();
-        };
-        link("../run/resolve/stub.conf", "resolv.conf");
-        link("../../../../outside", "hosts");
-        link("circle", "circle");
-        let fd = rustix::fs::open(&dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let root = Root { fd };
-        let made = ["/etc/resolv.conf", "/etc/hosts", "/etc/circle"]
-            .map(|path| root.make_file(Path::new(path)).is_ok());
-        let files = ["run/resolve/stub.conf", "outside"].map(|path| dir.join(path).is_file());
-        std::fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(made, [true, true, false]);
-        assert_eq!(files, [true, true]);
-    }
 }
