@@ -77,6 +77,7 @@ impl Assembled {
         let built = match rootfs.disk.as_ref() {
             Some(disk) if !disk.read_only => assembled.mount_disk(disk, &root).await,
             Some(_) => assembled.overlay(container, rootfs).await,
+            None if !rootfs.directory.is_empty() => assembled.bind_directory(rootfs, &root),
             None if is_layered(rootfs) => assembled.overlay(container, rootfs).await,
             None => assembled.mount(&rootfs.share, &root, "virtiofs", MountFlags::empty(), ""),
         };
@@ -141,18 +142,33 @@ impl Assembled {
 
     /// Mounts the share that holds the one layer.
     fn shared_layer(&mut self, rootfs: &Rootfs) -> Result<String, Error> {
-        bulkhead_protocol::name::check(&rootfs.lower)?;
-        let layer = mount_share(&rootfs.share)?.join(&rootfs.lower);
-        // What is mounted on the host is mounted here when somebody enters it;
-        // overlayfs itself does not.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&layer, flags, Mode::empty()).map_err(|source| Error::Mount {
-            what: format!("virtiofs {}", rootfs.lower),
+        let layer = self.enter_shared(&rootfs.share, &rootfs.lower)?;
+        Ok(layer.display().to_string())
+    }
+
+    /// Makes a directory of the share the root filesystem, as it is.
+    fn bind_directory(&mut self, rootfs: &Rootfs, root: &Path) -> Result<(), Error> {
+        let directory = self.enter_shared(&rootfs.share, &rootfs.directory)?;
+        rustix::mount::mount_bind(&directory, root).map_err(|source| Error::Mount {
+            what: format!("virtiofs {}", rootfs.directory),
             source,
         })?;
-        let text = layer.display().to_string();
-        self.mounts.push(layer);
-        Ok(text)
+        self.mounts.push(root.to_owned());
+        Ok(())
+    }
+
+    /// Where a directory of the share is. What is mounted on the host is mounted
+    /// here when somebody enters it, which mounts themselves do not.
+    fn enter_shared(&mut self, share: &str, name: &str) -> Result<PathBuf, Error> {
+        bulkhead_protocol::name::check(name)?;
+        let place = mount_share(share)?.join(name);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&place, flags, Mode::empty()).map_err(|source| Error::Mount {
+            what: format!("virtiofs {name}"),
+            source,
+        })?;
+        self.mounts.push(place.clone());
+        Ok(place)
     }
 
     /// Mounts layers that are files of the share; their `lowerdir`.

@@ -179,7 +179,10 @@ impl AgentService {
             .await
             .map_err(Failure::invalid)?;
         place_memory(&request, &mut spec, &mut undo)?;
-        sandbox_files::add_mounts(&mut spec);
+        // A bundle's own directory is its maker's: nothing is put into it.
+        if request.rootfs.directory.is_empty() {
+            sandbox_files::add_mounts(&mut spec);
+        }
         let mounted = start.elapsed();
         let (making, mut ends) = self.fork(&request, &spec, stdio, &undo)?;
         let pid = making.init_pid();

@@ -21,6 +21,7 @@ Options (as containerd gives them):
   -bundle PATH          the container's bundle
   -publish-binary PATH  ignored: events go over containerd's ttrpc socket
   -debug                say more in the log
+  -owner DESCRIPTOR     end when this inherited descriptor can be read: a pidfd or a pipe
   -v                    print the version
   start | delete        what to do
 ";
@@ -49,6 +50,8 @@ pub(crate) struct Args {
     pub(crate) address: String,
     pub(crate) bundle: Option<PathBuf>,
     pub(crate) debug: bool,
+    /// The number of a descriptor: the pod ends when that can be read.
+    pub(crate) owner: Option<i32>,
     pub(crate) action: Action,
 }
 
@@ -65,6 +68,7 @@ impl Args {
             address: String::new(),
             bundle: None,
             debug: false,
+            owner: None,
             action: Action::Help,
         };
         while let Some(word) = words.next() {
@@ -82,6 +86,7 @@ impl Args {
                 Some("bundle") => args.bundle = Some(value()?.into()),
                 Some("publish-binary" | "socket") => drop(value()?),
                 Some("debug") => args.debug = true,
+                Some("owner") => args.owner = Some(descriptor(&value()?)?),
                 Some("v" | "version") => args.action = Action::Version,
                 Some("h" | "help") => args.action = Action::Help,
                 Some(_) => return Err(format!("no option `{word}`; see -help")),
@@ -106,14 +111,14 @@ fn action(word: &str, mut value: impl FnMut() -> Result<String, String>) -> Resu
     match word {
         "start" => Ok(Action::Start),
         "delete" => Ok(Action::Delete),
-        "serve" => {
-            let number = value()?;
-            let number = number.parse().ok().filter(|number| *number > 2);
-            let number = number.ok_or_else(|| "serve needs a descriptor".to_owned())?;
-            Ok(Action::Serve(number))
-        }
+        "serve" => Ok(Action::Serve(descriptor(&value()?)?)),
         other => Err(format!("nothing to do that is called `{other}`; see -help")),
     }
+}
+
+fn descriptor(text: &str) -> Result<i32, String> {
+    let number = text.parse().ok().filter(|number| *number > 2);
+    number.ok_or_else(|| format!("`{text}` is no descriptor that was handed over"))
 }
 
 /// Ids become names of directories.

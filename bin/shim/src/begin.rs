@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -92,6 +93,10 @@ fn start(args: &Args) -> Result<String, Error> {
 fn spawn(args: &Args, listener: UnixListener) -> std::io::Result<()> {
     let mut jail = Jail::detached();
     let number = jail.inherit(listener.into());
+    let owner = match args.owner {
+        Some(number) => Some(jail.inherit(handed_over(number)?)),
+        None => None,
+    };
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("containerd-shim-bulkhead-v2")
@@ -105,6 +110,9 @@ fn spawn(args: &Args, listener: UnixListener) -> std::io::Result<()> {
     if args.debug {
         command.arg("-debug");
     }
+    if let Some(owner) = owner {
+        command.args(["-owner", &owner.to_string()]);
+    }
     command
         .args(["serve", &number.to_string()])
         .stdin(Stdio::null())
@@ -114,6 +122,11 @@ fn spawn(args: &Args, listener: UnixListener) -> std::io::Result<()> {
     let spawned = command.spawn();
     drop(guard);
     spawned.map(drop)
+}
+
+fn handed_over(number: i32) -> std::io::Result<OwnedFd> {
+    let owner = bulkhead_sys::inherited(number);
+    owner.ok_or_else(|| std::io::Error::other(format!("nobody handed {number} over")))
 }
 
 /// containerd's pipe for this shim's log, `log` in the bundle. Opened for

@@ -94,16 +94,15 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Starts the delivery to the ttrpc socket beside containerd's `address`;
-    /// containerd names it in TTRPC_ADDRESS.
-    pub(crate) fn start(namespace: &str, address: &str) -> Self {
-        let socket = std::env::var("TTRPC_ADDRESS")
-            .ok()
-            .filter(|socket| !socket.is_empty())
-            .unwrap_or_else(|| format!("{address}.ttrpc"));
+    /// containerd names it in TTRPC_ADDRESS. Who names none, as CRI-O, takes no events.
+    pub(crate) fn start(namespace: &str, address: &str) -> Option<Self> {
+        let named = std::env::var("TTRPC_ADDRESS").ok();
+        let beside = (!address.is_empty()).then(|| format!("{address}.ttrpc"));
+        let socket = named.filter(|socket| !socket.is_empty()).or(beside)?;
         let (queue, receiver) = mpsc::channel(QUEUE_LIMIT);
         let namespace = namespace.to_owned();
         let delivery = tokio::spawn(deliver(receiver, socket, namespace));
-        Self { queue, delivery }
+        Some(Self { queue, delivery })
     }
 
     /// Queues an event.

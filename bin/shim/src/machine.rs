@@ -189,7 +189,17 @@ pub(crate) fn rootfs(lower: &str) -> Rootfs {
     }
 }
 
-/// The same of shared files that are EROFS layers, bottom to top.
+/// The root filesystem of a container: a shared directory, as it is.
+pub(crate) fn directory(name: &str) -> Rootfs {
+    Rootfs {
+        share: SHARE.to_owned(),
+        directory: name.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The root filesystem of a container: shared files that are EROFS layers, bottom to
+/// top, below a part of the writable disk.
 pub(crate) fn layered(files: Vec<String>) -> Rootfs {
     Rootfs {
         share: SHARE.to_owned(),

@@ -23,6 +23,7 @@ mod logging;
 mod machine;
 mod memory;
 mod metrics;
+mod mount_points;
 mod mounted_images;
 mod mountinfo;
 mod options;

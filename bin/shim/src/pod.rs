@@ -134,18 +134,19 @@ struct Request {
     rootfs: Vec<Mount>,
     paths: Paths,
     spec: Spec,
+    kind: Kind,
 }
 
 impl Pod {
     /// A pod without a machine.
-    pub(crate) fn new(args: &Args, publisher: Publisher) -> Self {
+    pub(crate) fn new(args: &Args, publisher: Option<Publisher>) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Self {
             id: args.id.clone(),
             namespace: args.namespace.clone(),
             started: now.map_or(0, |now| now.as_secs()),
             place: Place::of(&args.namespace, &args.id),
-            publisher: Mutex::new(Some(publisher)),
+            publisher: Mutex::new(publisher),
             boot: watch::Sender::new(None),
             stop: Notify::new(),
             over: watch::Sender::new(false),
@@ -279,8 +280,9 @@ impl Pod {
                 terminal: request.terminal,
             },
             spec,
+            kind,
         };
-        created.pid = match kind {
+        created.pid = match request.kind {
             Kind::Pod => self.create_pod(request, path.as_deref(), call)?,
             Kind::Member { .. } => self.create_container(request, call).await?,
             Kind::Single => {

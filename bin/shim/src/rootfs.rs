@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::block_root;
 use crate::failure::{Failure, Outcome};
 use crate::layers::{Known, Layers};
-use crate::mounted_images;
+use crate::{mount_points, mounted_images};
 
 /// Layers of a root filesystem at most; overlayfs itself takes 500.
 const LAYER_LIMIT: usize = 500;
@@ -21,6 +21,8 @@ const LAYER_LIMIT: usize = 500;
 pub(crate) enum Root {
     /// Directories of the host, to be shared.
     Tree(Detached),
+    /// A directory of the host on which the container writes.
+    Directory(Detached),
     /// Images of them, bottom to top.
     Layers(Vec<OwnedFd>),
     /// A block device or an image of a file system, to be a disk.
@@ -50,6 +52,27 @@ pub(crate) struct Image {
     pub(crate) read_only: bool,
 }
 
+/// Opens the bundle's own directory as the root filesystem of a container on its
+/// own. What it writes is there afterwards, as with any OCI runtime.
+pub(crate) fn own(bundle: &Path, spec: &Spec) -> Outcome<Opened> {
+    let path = in_bundle(bundle, spec);
+    let root = spec.root().as_ref();
+    let read_only = root.and_then(|root| root.readonly()) == Some(true);
+    let opened = directory(&path)?;
+    let tree = Detached::bind(&opened, &path, read_only);
+    if read_only {
+        mount_points::make(opened, spec)?;
+    }
+    let tree = tree.map_err(|error| Failure::from_error(&error))?;
+    Ok(Root::Directory(tree).into())
+}
+
+/// Where the spec has the root filesystem.
+fn in_bundle(bundle: &Path, spec: &Spec) -> PathBuf {
+    let root = spec.root().as_ref().map(|root| root.path().clone());
+    bundle.join(root.unwrap_or_else(|| "rootfs".into()))
+}
+
 /// Opens the root filesystem: the snapshot containerd gives, or the bundle's
 /// own directory.
 pub(crate) fn open(
@@ -59,10 +82,7 @@ pub(crate) fn open(
     images: Option<&Layers>,
 ) -> Outcome<Opened> {
     let layers = match mounts {
-        [] => {
-            let root = spec.root().as_ref().map(|root| root.path().clone());
-            vec![bundle.join(root.unwrap_or_else(|| "rootfs".into()))]
-        }
+        [] => vec![in_bundle(bundle, spec)],
         [mount] => match block_root::filesystem(mount)? {
             Some(filesystem) => {
                 let image = block_root::open(mount, filesystem)?;

@@ -1,5 +1,6 @@
 //! The pod's process: listens, and ends when containerd says so.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use tokio::net::UnixListener as AsyncListener;
 use tokio::time::timeout;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
+
+use bulkhead_provision::helper::readable;
 
 use crate::args::Args;
 use crate::connections::Connections;
@@ -52,12 +55,26 @@ pub(crate) fn run(args: &Args, listener: i32) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let outcome = runtime.block_on(serve(args, listener.into()));
+    let owner = match args.owner {
+        Some(number) => Some(bulkhead_sys::inherited(number).ok_or(Error::Descriptor(number))?),
+        None => None,
+    };
+    let outcome = runtime.block_on(serve(args, listener.into(), owner));
     Place::of(&args.namespace, &args.id).remove();
     outcome
 }
 
-async fn serve(args: &Args, listener: UnixListener) -> Result<(), Error> {
+/// Answers when whoever the pod is for is gone.
+async fn gone(owner: Option<OwnedFd>) {
+    if let Some(owner) = owner
+        && readable(owner).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn serve(args: &Args, listener: UnixListener, owner: Option<OwnedFd>) -> Result<(), Error> {
     // Whoever connects learns whose socket it is now: not that of the process
     // that made it.
     rustix::net::listen(&listener, BACKLOG).map_err(|error| Error::Listen(error.into()))?;
@@ -99,6 +116,9 @@ async fn serve(args: &Args, listener: UnixListener) -> Result<(), Error> {
             }
         }
         () = forgotten => {}
+        () = gone(owner) => {
+            tracing::warn!("whoever had the pod made is gone, and the pod with it");
+        }
     }
     // Answers and events that are under way leave first.
     let _ = server.shutdown().await;

@@ -45,7 +45,7 @@ pub mod agent_ttrpc {
 
 /// Version of the protocol. Another major number is refused by both sides;
 /// a higher minor number only adds.
-pub const VERSION: (u32, u32) = (2, 1);
+pub const VERSION: (u32, u32) = (3, 0);
 
 /// The agent takes memory in blocks of this size, bytes, at its multiples: a section
 /// of x86's sparse memory (`SECTION_SIZE_BITS`).

@@ -50,17 +50,25 @@ impl Helper {
         }
     }
 
-    #[expect(
-        deprecated,
-        reason = "an OwnedFd keeps its descriptor, which is all `register` asks for"
-    )]
     async fn gone(&self) -> std::io::Result<()> {
         let pid = Pid::from_child(&self.child);
         // The child was not waited for: the number is still its own.
-        let pidfd: OwnedFd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        AsyncFd::new(pidfd)?.readable().await?.retain_ready();
-        Ok(())
+        readable(rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?).await
     }
+}
+
+/// Answers when a descriptor can be read: a process's when it has ended (pidfd_open(2)),
+/// a pipe's when nobody has its other end.
+///
+/// # Errors
+/// A descriptor that cannot be waited for: epoll_ctl(2).
+#[expect(
+    deprecated,
+    reason = "an OwnedFd keeps its descriptor, which is all `register` asks for"
+)]
+pub async fn readable(fd: OwnedFd) -> std::io::Result<()> {
+    AsyncFd::new(fd)?.readable().await?.retain_ready();
+    Ok(())
 }
 
 impl Drop for Helper {

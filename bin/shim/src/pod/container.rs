@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bulkhead_bundle::{Adapted, Bind};
+use bulkhead_bundle::{Adapted, Bind, Kind};
 use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{AgentError, ContainerConfig, MemoryVolume, Rootfs, Sandbox, Volume};
 use bulkhead_share::Detached;
@@ -150,6 +150,8 @@ impl Container {
 enum Ready {
     /// Its name in the share.
     Shared(String),
+    /// The same; the container writes on it.
+    Directory(String),
     /// The names of its layers there, bottom to top.
     Layers(Vec<String>),
     Image(Image),
@@ -268,12 +270,10 @@ impl Pod {
     ) -> Outcome<u32> {
         // Everything of the host is opened while the machine boots.
         let layers = self.lock().layers.clone();
-        let Opened { root, wanting } = rootfs::open(
-            &request.rootfs,
-            &request.bundle,
-            &request.spec,
-            layers.as_ref(),
-        )?;
+        let Opened { root, wanting } = match (&request.kind, request.rootfs.as_slice()) {
+            (Kind::Single, []) => rootfs::own(&request.bundle, &request.spec)?,
+            (_, mounts) => rootfs::open(mounts, &request.bundle, &request.spec, layers.as_ref())?,
+        };
         let ends = stdio::open(&request.paths, self.owner(&request.id)).await?;
         let seccomp =
             seccomp::program(&request.spec).map_err(|e| Failure::invalid(e.to_string()))?;
@@ -290,6 +290,7 @@ impl Pod {
         let mut shared = Shared::new(self);
         let root = match root {
             Root::Tree(tree) => Ready::Shared(shared.add(&tree)?),
+            Root::Directory(tree) => Ready::Directory(shared.add(&tree)?),
             Root::Layers(images) => Ready::Layers(shared.add_files(&images)?),
             Root::Image(image) => Ready::Image(image),
         };
@@ -371,6 +372,7 @@ impl Pod {
     ) -> Outcome<Rootfs> {
         match root {
             Ready::Shared(name) => Ok(machine::rootfs(&name)),
+            Ready::Directory(name) => Ok(machine::directory(&name)),
             Ready::Layers(names) => Ok(machine::layered(names)),
             Ready::Image(image) => {
                 let (filesystem, read_only) = (image.filesystem, image.read_only);
