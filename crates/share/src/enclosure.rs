@@ -19,12 +19,15 @@ use crate::order::{FileIdentity, Tree};
 pub(crate) const SHARED_DIR: &str = "/share";
 
 /// The privileges a server of many owners' files needs, and no more: no
-/// `CAP_MKNOD` (a guest makes no device nodes on the host), no `CAP_SETFCAP`,
-/// no `CAP_DAC_READ_SEARCH` (it opens any file of a file system by handle).
+/// `CAP_MKNOD` (a guest makes no device nodes on the host), no
+/// `CAP_DAC_READ_SEARCH` (it opens any file of a file system by handle). With
+/// `CAP_SETFCAP` programs are given capabilities, as packages want theirs; who can
+/// make them set-user-ID gains nothing by it.
 const PRIVILEGES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETFCAP)
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID);
 
