@@ -1,6 +1,7 @@
 //! What a user can type.
 
 pub(crate) mod node;
+pub(crate) mod oci;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,8 @@ pub(crate) struct Cli {
     /// Say more about what happens
     #[arg(long, global = true)]
     pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) oci: oci::Common,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -56,6 +59,7 @@ pub(crate) enum Command {
     /// Freeze a container's virtual machine
     Pause(Names),
     /// Let a paused container run again
+    #[command(visible_alias = "resume")]
     Unpause(Names),
     /// Show everything known about containers, as JSON
     Inspect(Names),
@@ -83,7 +87,7 @@ pub(crate) enum Command {
     /// Check or explain the configuration of pods
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Install on this machine, for containerd or CRI-O
+    /// Install on this machine, for containerd, CRI-O or Podman
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Show how a cluster's nodes get Bulkhead (executes kubectl-bulkhead)
@@ -97,6 +101,8 @@ pub(crate) enum Command {
         )]
         arguments: Vec<std::ffi::OsString>,
     },
+    #[command(flatten)]
+    Oci(oci::OciCommand),
     /// Can this host run containers, how fast, and what to fix
     Check(CheckOptions),
     /// Print the versions of everything involved
@@ -309,11 +315,17 @@ pub(crate) struct ExecOptions {
     /// Do not wait for the process
     #[arg(short, long)]
     pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) oci: oci::ExecAsked,
     /// Name, id, or beginning of an id; or a pod, and behind a `/` its container
     #[arg(value_name = "CONTAINER|POD[/CONTAINER]")]
     pub(crate) name: String,
     /// The command with its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        required_unless_present = "process",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub(crate) command: Vec<String>,
 }
 
@@ -377,6 +389,9 @@ pub(crate) struct KillOptions {
     /// Signal, by name or number
     #[arg(short, long, default_value = "KILL")]
     pub(crate) signal: String,
+    /// Every process of a container of `bulkhead create`
+    #[arg(long, hide = true)]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) names: Names,
 }

@@ -15,7 +15,8 @@ use crate::report::{CommandError, Outcome};
 use bulkhead_control::Call;
 use bulkhead_control::{Answer, Reply, Request, Socket, Streams};
 
-pub(crate) use terminal::size as terminal_size;
+pub(crate) use pumps::Near;
+pub(crate) use terminal::{Raw, size as terminal_size};
 
 /// Which of the command's stdio is connected.
 #[derive(Debug, Clone, Copy)]
@@ -107,11 +108,7 @@ impl Client {
             pipes,
             wanted,
         } = attachment;
-        let raw = if wanted.terminal {
-            terminal::Raw::enter()?
-        } else {
-            None
-        };
+        let raw = if wanted.terminal { Raw::enter()? } else { None };
         let outputs = pumps::start_output(pipes.stdout, pipes.stderr);
         if let Some(pipe) = pipes.stdin {
             let detach = pumps::Detach {
@@ -184,7 +181,7 @@ const COMPLAINT_LIMIT: u64 = 4096;
 /// Pipes that were sent to a supervisor.
 pub(crate) struct Attachment {
     number: u64,
-    pipes: pumps::Near,
+    pipes: Near,
     wanted: Wanted,
 }
 
@@ -193,6 +190,15 @@ impl Attachment {
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
+}
+
+/// Moves bytes between this process's stdio and pipes, by threads; those of the output
+/// end with it.
+pub(crate) fn relay(pipes: Near) -> Vec<std::thread::JoinHandle<()>> {
+    if let Some(pipe) = pipes.stdin {
+        pumps::start_input(pipe, None);
+    }
+    pumps::start_output(pipes.stdout, pipes.stderr)
 }
 
 fn borrow(fds: &[Option<OwnedFd>]) -> Vec<BorrowedFd<'_>> {

@@ -6,6 +6,7 @@
 mod cli;
 mod client;
 mod commands;
+mod oci;
 mod report;
 mod seccomp;
 mod spec;
@@ -23,9 +24,15 @@ fn main() -> ExitCode {
     }
     let cli = cli::Cli::parse();
     init_logging(cli.verbose);
+    let log = cli.oci.log.clone().map(|path| (path, cli.oci.log_format));
     match commands::run(cli) {
         Ok(code) => code,
-        Err(error) => error.report(),
+        Err(error) => {
+            if let Some((path, format)) = log {
+                commands::oci::log(&path, format, &error);
+            }
+            error.report()
+        }
     }
 }
 

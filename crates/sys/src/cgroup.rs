@@ -120,16 +120,32 @@ impl Cgroup {
     /// [`CgroupError::Failed`]; the process may then be in some hierarchies'
     /// group and not in others'.
     pub fn join(&self) -> Result<Origin, CgroupError> {
+        for (hierarchy, dir) in self.dirs() {
+            let made = hierarchy.make(&self.path);
+            made.map_err(|source| CgroupError::Failed {
+                what: "make",
+                path: dir,
+                source,
+            })?;
+        }
+        self.follow()
+    }
+
+    /// Moves this process there. The group has to exist: whoever made it may just be
+    /// removing it, and must not find it again.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub fn follow(&self) -> Result<Origin, CgroupError> {
         let origin = Origin {
             dirs: hierarchy::own(&self.hierarchies),
         };
-        for (hierarchy, dir) in self.dirs() {
-            let failed = |what| {
-                let path = dir.clone();
-                move |source| CgroupError::Failed { what, path, source }
-            };
-            hierarchy.make(&self.path).map_err(failed("make"))?;
-            enter(&dir).map_err(failed("join"))?;
+        for (_, dir) in self.dirs() {
+            enter(&dir).map_err(|source| CgroupError::Failed {
+                what: "join",
+                path: dir,
+                source,
+            })?;
         }
         Ok(origin)
     }

@@ -25,6 +25,22 @@ pub fn unshare(user: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the calling thread's next child the first process of a process namespace of
+/// its own, with whose end everything in it ends. The thread can start no further
+/// threads from then on. pid_namespaces(7), unshare(2).
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` when the host's limits are reached.
+pub fn next_child_alone() -> io::Result<()> {
+    // SAFETY: unshare takes flags only; this one changes nothing of this process but
+    // what its children are born into.
+    if unsafe { libc::unshare(libc::CLONE_NEWPID) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Moves the calling thread, and it alone, into a mount namespace, opened from
 /// `/proc/PID/ns/mnt`; its root and working directory become that namespace's.
 /// setns(2).

@@ -24,11 +24,11 @@ pub(super) struct Pipes {
 }
 
 /// This process's ends.
-#[derive(Default)]
-pub(super) struct Near {
-    pub(super) stdin: Option<OwnedFd>,
-    pub(super) stdout: Option<OwnedFd>,
-    pub(super) stderr: Option<OwnedFd>,
+#[derive(Debug, Default)]
+pub(crate) struct Near {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 impl Pipes {

@@ -23,11 +23,11 @@ pub(crate) fn size() -> Option<(u16, u16)> {
 }
 
 /// Raw mode while it lives.
-pub(super) struct Raw;
+pub(crate) struct Raw;
 
 impl Raw {
     /// Enters raw mode when standard input is a terminal.
-    pub(super) fn enter() -> std::io::Result<Option<Self>> {
+    pub(crate) fn enter() -> std::io::Result<Option<Self>> {
         let stdin = std::io::stdin();
         if !stdin.is_terminal() {
             return Ok(None);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use bulkhead_provision::share;
 
+use crate::oci::stand_in;
 use crate::supervisor::{self, Inheritance};
 
 /// Name of a supervisor.
@@ -21,6 +22,7 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             Some(supervise(args).unwrap_or(ExitCode::from(125)))
         }
         share::PROGRAM => Some(share::main(args)),
+        stand_in::PROGRAM => Some(stand_in::main(args.next()?.to_str()?)),
         _ => None,
     }
 }

@@ -1,0 +1,126 @@
+//! What a stand-in does while the process it stands for lives.
+
+use std::os::fd::OwnedFd;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bulkhead_provision::helper::readable;
+use bulkhead_sys::cgroup::Origin;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::shim::{FIRST, Shim};
+use super::stand_in::LOST;
+use super::{Error, Place, runtime};
+use crate::client::{Near, Raw, relay, terminal_size};
+
+/// How long a shim may take to end its machine, whose files are written before.
+const END: Duration = Duration::from_secs(20);
+
+/// Signals that are passed on. The others a process gets for itself.
+const PASSED: [SignalKind; 6] = [
+    SignalKind::hangup(),
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+    SignalKind::terminate(),
+    SignalKind::user_defined1(),
+    SignalKind::user_defined2(),
+];
+
+/// What a stand-in was given.
+pub(super) struct Held {
+    pub(super) near: Near,
+    pub(super) shim: OwnedFd,
+    pub(super) terminal: bool,
+    pub(super) _kept: Vec<OwnedFd>,
+}
+
+/// Waits for a process's end, and for a container's takes everything away that was made
+/// for it; the exit code.
+pub(super) fn wait(
+    place: &Place,
+    exec: &str,
+    held: Held,
+    origin: Option<Origin>,
+) -> Result<u8, Error> {
+    runtime()?.block_on(async {
+        let shim = Shim::connect(place).await?;
+        let raw = match held.terminal {
+            true => Raw::enter().map_err(Error::host("have its terminal"))?,
+            false => None,
+        };
+        let outputs = relay(held.near);
+        let code = attend(&shim, exec, held.terminal).await;
+        let ended = code.is_ok();
+        if ended {
+            settle(outputs).await;
+        }
+        drop(raw);
+        let code = code.unwrap_or(LOST.into());
+        match exec {
+            FIRST => end(place, &shim, held.shim, origin).await,
+            exec => drop(shim.delete(exec).await),
+        }
+        Ok(u8::try_from(code).unwrap_or(LOST))
+    })
+}
+
+/// Passes on what this process is told until the other has ended.
+async fn attend(shim: &Shim, exec: &str, terminal: bool) -> Result<u32, Error> {
+    let (tell, mut told) = mpsc::channel(1);
+    for kind in PASSED {
+        let signals = signal(kind).map_err(Error::host("hear signals"))?;
+        tokio::spawn(listen(signals, kind, tell.clone()));
+    }
+    let mut resized = signal(SignalKind::window_change()).map_err(Error::host("hear signals"))?;
+    if terminal && let Some(size) = terminal_size() {
+        let _ = shim.resize(exec, size).await;
+    }
+    let end = shim.wait(exec);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            code = &mut end => return code,
+            Some(number) = told.recv() => {
+                // It may just have ended.
+                let _ = shim.kill(exec, number, false).await;
+            }
+            Some(()) = resized.recv(), if terminal => {
+                if let Some(size) = terminal_size() {
+                    let _ = shim.resize(exec, size).await;
+                }
+            }
+        }
+    }
+}
+
+async fn listen(mut signals: Signal, kind: SignalKind, tell: mpsc::Sender<u32>) {
+    while signals.recv().await.is_some() {
+        let number = kind.as_raw_value().unsigned_abs();
+        if tell.send(number).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until what was written has arrived.
+async fn settle(outputs: Vec<JoinHandle<()>>) {
+    for output in outputs {
+        let _ = tokio::task::spawn_blocking(|| output.join()).await;
+    }
+}
+
+/// Ends the shim, and with it the machine. A shim that is killed first leaves what
+/// `delete` takes away.
+async fn end(place: &Place, shim: &Shim, process: OwnedFd, origin: Option<Origin>) {
+    if let Some(origin) = origin {
+        let _ = origin.leave();
+    }
+    let _ = shim.delete(FIRST).await;
+    let orderly = shim.shut_down(true).await.is_ok();
+    let gone = timeout(END, readable(process)).await;
+    if orderly && matches!(gone, Ok(Ok(()))) {
+        let _ = std::fs::remove_file(place.bundle().join("address"));
+    }
+}

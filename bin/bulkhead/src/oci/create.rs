@@ -1,0 +1,100 @@
+//! `create`.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use super::bundle::Bundle;
+use super::place::{Record, replace};
+use super::shim::{FIRST, Shim};
+use super::stand_in::{self, Wanted};
+use super::stdio::Stdio;
+use super::{Error, Place, console, runtime};
+use crate::commands::time::rfc3339;
+
+/// What a caller of `create` says.
+#[derive(Debug)]
+pub(crate) struct Creation {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) console_socket: Option<PathBuf>,
+    /// The configuration of machines; none: the host's.
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Makes a container, which `start` lets run. Nothing is left of a failure.
+pub(crate) fn create(wanted: &Creation) -> Result<ExitCode, Error> {
+    let bundle = Bundle::read(&wanted.bundle)?;
+    let console = console(bundle.terminal, wanted.console_socket.as_deref())?;
+    let place = Place::of(&wanted.id)?;
+    let lock = place.make()?;
+    let made = fill(&place, &bundle, wanted, console, lock);
+    if made.is_err() {
+        // With the stand-in, or the lock of this process, its shim ends by itself.
+        let _ = place.wait();
+        let _ = place.remove();
+    }
+    made.map(|()| ExitCode::SUCCESS)
+}
+
+fn console(terminal: bool, socket: Option<&Path>) -> Result<Option<OwnedFd>, Error> {
+    match (terminal, socket) {
+        (true, Some(socket)) => console::open(socket).map(Some),
+        (true, None) => Err(Error::Refused(
+            "the process wants a terminal: say with --console-socket who takes it".to_owned(),
+        )),
+        (false, Some(_)) => Err(Error::Refused(
+            "--console-socket is for a process with a terminal; set `process.terminal`".to_owned(),
+        )),
+        (false, None) => Ok(None),
+    }
+}
+
+fn fill(
+    place: &Place,
+    bundle: &Bundle,
+    wanted: &Creation,
+    console: Option<OwnedFd>,
+    lock: OwnedFd,
+) -> Result<(), Error> {
+    let path = place.bundle().join("config.json");
+    replace(&path, bundle.spec.to_string().as_bytes()).map_err(Error::io("write", &path))?;
+    let (owner, held) = std::io::pipe().map_err(Error::host("begin"))?;
+    let runtime = runtime()?;
+    let shim = runtime.block_on(Shim::start(place, owner.into()))?;
+    let stdio = Stdio::open(place, "first", bundle.terminal)?;
+    let told = (stdio.paths.clone(), wanted.config.as_deref());
+    let at = place.bundle();
+    runtime.block_on(shim.create(&at, told.0, bundle.terminal, told.1))?;
+    let (near, made) = stdio.split();
+    let child = stand_in::start(Wanted {
+        id: place.id(),
+        exec: FIRST,
+        near,
+        has_terminal: bundle.terminal,
+        terminal: console,
+        // It has answered, so that the socket is its own.
+        shim: Shim::process(place)?,
+        held: vec![lock, held.into()],
+    })?;
+    drop(made);
+    let pid = child.id();
+    place.write_record(&Record {
+        pid,
+        bundle: bundle.dir.clone(),
+        rootfs: bundle.rootfs.clone(),
+        created: rfc3339(SystemTime::now()),
+        annotations: bundle.annotations.clone(),
+    })?;
+    write_pid(wanted.pid_file.as_deref(), pid)
+}
+
+/// Tells whoever waits for it which process stands for the container's.
+pub(super) fn write_pid(path: Option<&Path>, pid: u32) -> Result<(), Error> {
+    match path {
+        Some(path) => replace(path, pid.to_string().as_bytes()).map_err(Error::io("write", path)),
+        None => Ok(()),
+    }
+}

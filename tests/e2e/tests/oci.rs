@@ -1,0 +1,320 @@
+//! The verbs of an OCI runtime, by hand: a bundle, and whatever is wrong with one.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bulkhead_e2e::{Answer, busybox_image, next, program};
+use serde_json::{Value, json};
+
+/// Where containers have their directories, and their machines theirs.
+const PLACES: [&str; 2] = ["/run/bulkhead/oci", bulkhead_e2e::PODS];
+
+/// A bundle, and the containers made of it.
+struct Bundle {
+    dir: tempfile::TempDir,
+    prefix: String,
+}
+
+impl Bundle {
+    fn new(script: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let bundle = Self {
+            dir,
+            prefix: format!("oci{}-{number}", std::process::id()),
+        };
+        busybox_image(bundle.path());
+        std::fs::rename(bundle.path().join("root"), bundle.path().join("rootfs")).unwrap();
+        std::fs::write(bundle.path().join("machine"), "accelerator = \"tcg\"\n").unwrap();
+        bundle.write(&bundle.spec(script));
+        bundle
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn spec(&self, script: &str) -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "args": ["/bin/sh", "-c", script], "cwd": "/", "user": {"uid": 0, "gid": 0},
+                "env": ["PATH=/bin"],
+            },
+            "root": {"path": "rootfs"},
+            "annotations": {"color": "red"},
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "linux": {
+                "cgroupsPath": format!("/{}/own", self.prefix),
+                "namespaces": [
+                    {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
+                    {"type": "mount"},
+                ],
+            },
+        })
+    }
+
+    fn write(&self, spec: &Value) {
+        std::fs::write(self.path().join("config.json"), spec.to_string()).unwrap();
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        let config = self.path().join("machine");
+        command.arg("--machine-config").arg(config).args(words);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn bulkhead(&self, words: &[&str]) -> Answer {
+        self.command(words).output().unwrap().into()
+    }
+
+    fn create(&self, id: &str) -> Answer {
+        let dir = self.path().display().to_string();
+        // Its own streams: a container holds those it is made with.
+        let mut command = self.command(&["create", "--bundle", &dir, "--pid-file"]);
+        command.arg(self.path().join("pid")).arg(id);
+        let path = self.path().join(match self.path().join("log").exists() {
+            true => "log-of-another",
+            false => "log",
+        });
+        let log = std::fs::File::create(&path).unwrap();
+        let output = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        let code = output.unwrap().wait().unwrap().code().unwrap();
+        Answer {
+            code,
+            out: String::new(),
+            err: std::fs::read_to_string(path).unwrap(),
+        }
+    }
+
+    fn status(&self, id: &str) -> String {
+        let answer = self.bulkhead(&["state", id]);
+        let state: Value = serde_json::from_str(&answer.out).unwrap_or_default();
+        state["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits for a container's end.
+    fn ends(&self, id: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.status(id) != "stopped" {
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What is left on the host of anything made of this bundle.
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let read = |file| std::fs::read(entry.path().join(file)).unwrap_or_default();
+            let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+            let group = String::from_utf8_lossy(&read("cgroup")).into_owned();
+            if line.contains(&self.prefix) || group.contains(&self.prefix) {
+                left.push(line);
+            }
+        }
+        for place in PLACES {
+            for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+                let read = |file| std::fs::read_to_string(entry.path().join(file));
+                let group = read("cgroup").unwrap_or_default();
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.starts_with(&self.prefix) || group.contains(&self.prefix) {
+                    left.push(entry.path().display().to_string());
+                }
+            }
+        }
+        left
+    }
+
+    fn leaves_nothing(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = self.left();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "still there: {left:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        for place in std::fs::read_dir(PLACES[0]).into_iter().flatten().flatten() {
+            let id = place.file_name().to_string_lossy().into_owned();
+            if id.starts_with(&self.prefix) {
+                let _ = self.bulkhead(&["delete", "--force", &id]);
+            }
+        }
+        bulkhead_e2e::remove_cgroup(&self.prefix);
+    }
+}
+
+#[test]
+fn a_container_goes_through_the_states_of_the_spec() {
+    let bundle = Bundle::new("echo out; uname -r > /kernel; exec sleep 1000");
+    let id = bundle.prefix.as_str();
+    let created = bundle.create(id);
+    assert_eq!(created.code, 0, "{created:?}");
+    assert_eq!(bundle.status(id), "created");
+    assert!(!bundle.path().join("rootfs/kernel").exists());
+    let again = bundle.create(id);
+    assert!(again.err.contains("exists"), "{again:?}");
+
+    let state = bundle.bulkhead(&["state", id]);
+    let state: Value = serde_json::from_str(&state.out).unwrap();
+    let pid = std::fs::read_to_string(bundle.path().join("pid")).unwrap();
+    assert_eq!(state["pid"].to_string(), pid);
+    assert_eq!(state["id"], id);
+    assert_eq!(state["annotations"]["color"], "red");
+    assert_eq!(state["bundle"], bundle.path().display().to_string());
+
+    assert_eq!(bundle.bulkhead(&["start", id]).code, 0);
+    assert_eq!(bundle.status(id), "running");
+    let twice = bundle.bulkhead(&["start", id]);
+    assert!(twice.err.contains("started before"), "{twice:?}");
+    let early = bundle.bulkhead(&["delete", id]);
+    assert!(early.err.contains("is running"), "{early:?}");
+    let listed = bundle.bulkhead(&["list", "--format", "json"]);
+    let listed: Value = serde_json::from_str(&listed.out).unwrap();
+    let own = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|own| own["id"] == id);
+    assert_eq!(own.unwrap()["status"], "running");
+
+    assert_eq!(bundle.bulkhead(&["pause", id]).code, 0);
+    assert_eq!(bundle.status(id), "paused");
+    assert_eq!(bundle.bulkhead(&["resume", id]).code, 0);
+
+    let process = bundle.path().join("process");
+    let spec = json!({
+        "args": ["/bin/sh", "-c", "test -s /kernel && exit 9"], "cwd": "/", "env": ["PATH=/bin"],
+        "user": {"uid": 0, "gid": 0},
+    });
+    std::fs::write(&process, spec.to_string()).unwrap();
+    let process = process.display().to_string();
+    let executed = bundle.bulkhead(&["exec", "--process", &process, id]);
+    assert_eq!(executed.code, 9, "{executed:?}");
+
+    assert_eq!(bundle.bulkhead(&["kill", id, "KILL"]).code, 0);
+    bundle.ends(id);
+    let late = bundle.bulkhead(&["kill", id, "15"]);
+    // Its machine may still be ending.
+    let over = ["is stopped", "already finished"];
+    assert!(over.iter().any(|text| late.err.contains(text)), "{late:?}");
+    assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);
+    let gone = bundle.bulkhead(&["state", id]);
+    assert!(gone.err.contains("there is no container"), "{gone:?}");
+    assert_eq!(bundle.bulkhead(&["delete", id]).code, 125);
+    assert_eq!(bundle.bulkhead(&["delete", "--force", id]).code, 0);
+
+    // Its maker's directory has what it wrote, and nothing else new.
+    let kernel = std::fs::read_to_string(bundle.path().join("rootfs/kernel")).unwrap();
+    assert!(kernel.contains("bulkhead"), "{kernel}");
+    assert!(!bundle.path().join("rootfs/etc/resolv.conf").exists());
+    let log = std::fs::read_to_string(bundle.path().join("log")).unwrap();
+    assert_eq!(log, "out\n");
+    bundle.leaves_nothing();
+}
+
+#[test]
+fn a_bundle_that_cannot_be_run_is_refused_by_name() {
+    let bundle = Bundle::new("true");
+    let id = bundle.prefix.as_str();
+    let good = bundle.spec("true");
+    let refused = |spec: &Value, text: &str| {
+        bundle.write(spec);
+        let answer = bundle.create(id);
+        assert_eq!(answer.code, 125, "{answer:?}");
+        assert!(answer.err.contains(text), "{text}: {answer:?}");
+        bundle.leaves_nothing();
+    };
+    let with = |pointer: &str, value: Value| {
+        let mut spec = good.clone();
+        *spec.pointer_mut(pointer).unwrap() = value;
+        spec
+    };
+    refused(&json!([1, 2]), "--network=host");
+    refused(&with("/linux/namespaces", json!([])), "--network=host");
+    refused(
+        &with("/process/args", json!(["/nowhere"])),
+        "No such file or directory",
+    );
+    refused(&with("/process/args", json!([])), "command is empty");
+    refused(&with("/root/path", json!("nowhere")), "nowhere");
+    refused(
+        &with("/linux/cgroupsPath", json!("/a/../../b")),
+        "control group",
+    );
+    let hook = json!({"prestart": [{"path": "/bin/true"}]});
+    let mut hooked = good.clone();
+    hooked["hooks"] = hook;
+    refused(&hooked, "OCI hooks");
+    let mut terminal = good.clone();
+    terminal["process"]["terminal"] = true.into();
+    refused(&terminal, "--console-socket");
+    let mut spoofed = good.clone();
+    spoofed["annotations"] = json!({
+        "io.kubernetes.cri-o.ContainerType": "container",
+        "io.kubernetes.cri-o.SandboxID": "victim",
+    });
+    bundle.write(&spoofed);
+    assert_eq!(bundle.create(id).code, 0);
+    assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);
+
+    std::fs::write(bundle.path().join("config.json"), "{").unwrap();
+    assert!(bundle.create(id).err.contains("config.json"));
+    std::fs::remove_file(bundle.path().join("config.json")).unwrap();
+    assert!(bundle.create(id).err.contains("config.json"));
+    for id in ["../up", "a/b", "", "-x"] {
+        let words = ["state", "--", id];
+        assert_ne!(bundle.bulkhead(&words).code, 0, "{id:?}");
+    }
+    bundle.leaves_nothing();
+}
+
+/// `create`, killed at some moment.
+fn killed(mut create: Child, after: Duration) {
+    std::thread::sleep(after);
+    let _ = create.kill();
+    let _ = create.wait();
+}
+
+#[test]
+fn a_creator_killed_at_any_moment_leaves_nothing() {
+    let bundle = Bundle::new("sleep 1000");
+    let dir = bundle.path().display().to_string();
+    let mut seed = 16;
+    for round in 0..30 {
+        let id = format!("{}-{round}", bundle.prefix);
+        let mut create = bundle.command(&["create", "--bundle", &dir, &id]);
+        create.stdout(Stdio::null()).stderr(Stdio::null());
+        let after = Duration::from_millis(next(&mut seed) % 1500);
+        killed(create.spawn().unwrap(), after);
+        let deleted = bundle.bulkhead(&["delete", "--force", &id]);
+        assert_eq!(deleted.code, 0, "{after:?}: {deleted:?}");
+        println!("{id} {after:?} {deleted:?}");
+        bundle.leaves_nothing();
+    }
+}
+
+#[test]
+fn an_error_is_written_where_the_caller_looks() {
+    let bundle = Bundle::new("true");
+    let log = bundle.path().join("errors").display().to_string();
+    let words = ["--log", &log, "--log-format", "json", "start", "nobody"];
+    assert_eq!(bundle.bulkhead(&words).code, 125);
+    let line: Value = serde_json::from_str(&std::fs::read_to_string(&log).unwrap()).unwrap();
+    assert_eq!(line["level"], "error");
+    assert!(line["msg"].as_str().unwrap().contains("nobody"));
+}
