@@ -29,7 +29,7 @@ pub enum ConfigError {
     File(#[from] FileError),
     /// No known runtime.
     #[error(
-        "there is no container runtime below `{}` (containerd, CRI-O, k3s, RKE2, k0s, microk8s); \
+        "there is no container runtime below `{}` (containerd, CRI-O, k3s, RKE2, k0s, microk8s, Podman); \
          install one, or name it with --runtime", .0.display()
     )]
     None(PathBuf),
@@ -117,6 +117,8 @@ enum Form {
     Containerd { schema: Schema, naming: Naming },
     /// A file of our own, for CRI-O.
     Crio,
+    /// A file of our own, for Podman.
+    Podman,
 }
 
 /// The file of a runtime's configuration that is ours, or that has a part
@@ -153,6 +155,7 @@ impl Place {
     ) -> Result<String, ConfigError> {
         match &self.form {
             Form::Crio => Ok(format!("{OWN}{}", handler::crio(handlers, version))),
+            Form::Podman => Ok(format!("{OWN}{}", handler::podman(handlers, version))),
             Form::Containerd { schema, naming } => {
                 let tables = handler::containerd(handlers, version, *schema, *naming);
                 Ok(format!("{OWN}version = {}\n{tables}", schema.number()))
@@ -265,7 +268,11 @@ pub fn detect(tree: &Tree) -> Result<Runtime, ConfigError> {
             found.push(runtime);
         }
     }
-    // Beside a distribution's own, a plain one is there for other things.
+    // Podman is found on many a cluster's node, for other things.
+    if found.len() > 1 {
+        found.retain(|runtime| *runtime != Runtime::Podman);
+    }
+    // Beside a distribution's own, a plain one is, too.
     let plain = |runtime: &Runtime| matches!(runtime, Runtime::Containerd | Runtime::Crio);
     if found.iter().any(|runtime| !plain(runtime)) {
         found.retain(|runtime| !plain(runtime));
@@ -299,6 +306,15 @@ pub fn place(
                 main: path.clone(),
                 path,
                 form: Form::Crio,
+            })
+        }
+        Runtime::Podman => {
+            let path = PathBuf::from("/etc/containers/containers.conf.d/50-bulkhead.conf");
+            Ok(Place {
+                runtime,
+                main: path.clone(),
+                path,
+                form: Form::Podman,
             })
         }
         Runtime::K0s => {

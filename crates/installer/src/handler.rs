@@ -6,6 +6,7 @@ use bulkhead_config::{SETTINGS, Setting};
 use serde::{Deserialize, Serialize};
 
 use crate::places;
+use crate::runtime::Runtime;
 use crate::version::Version;
 
 /// Longest name, bytes: a DNS label.
@@ -150,6 +151,32 @@ impl Handler {
         places::handlers(version).join(format!("{}.toml", self.name))
     }
 
+    /// The files of a version that are this handler's: path, text, mode.
+    pub(crate) fn files(&self, version: &Version, runtime: Runtime) -> Vec<HandlerFile> {
+        let settings = (self.path(version), self.config(version), 0o644);
+        match runtime {
+            Runtime::Podman => vec![settings, self.launcher(version)],
+            _ => vec![settings],
+        }
+    }
+
+    /// Podman names a program for a runtime, and no arguments of it.
+    fn launcher(&self, version: &Version) -> HandlerFile {
+        let program = places::version(version).join(places::PROGRAM);
+        let text = format!(
+            "#!/bin/sh\n\
+             # Written by `bulkhead node install`.\n\
+             exec {} --machine-config {} \"$@\"\n",
+            program.display(),
+            self.path(version).display()
+        );
+        (self.launcher_path(version), text, 0o755)
+    }
+
+    fn launcher_path(&self, version: &Version) -> std::path::PathBuf {
+        places::handlers(version).join(self.name.as_str())
+    }
+
     /// The shim's configuration.
     pub(crate) fn config(&self, version: &Version) -> String {
         let guests = places::version(version).join(places::GUESTS);
@@ -166,6 +193,9 @@ impl Handler {
         text
     }
 }
+
+/// A file of a handler's: path, text, mode.
+pub(crate) type HandlerFile = (std::path::PathBuf, String, u32);
 
 /// Whether no two have one name.
 pub(crate) fn check_names(handlers: &[Handler]) -> Result<(), HandlerError> {
@@ -283,6 +313,20 @@ pub(crate) fn crio(handlers: &[Handler], version: &Version) -> String {
             handler.name,
             shim.display(),
             handler.path(version).display()
+        ));
+    }
+    text
+}
+
+/// The handlers as Podman's runtimes. containers.conf(5), "ENGINE.RUNTIMES TABLE".
+pub(crate) fn podman(handlers: &[Handler], version: &Version) -> String {
+    let mut text = "[engine.runtimes]\n".to_owned();
+    for handler in handlers {
+        let launcher = handler.launcher_path(version);
+        text.push_str(&format!(
+            "{} = [\"{}\"]\n",
+            handler.name,
+            launcher.display()
         ));
     }
     text

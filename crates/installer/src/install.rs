@@ -13,6 +13,7 @@ use crate::payload::Payload;
 use crate::places;
 use crate::runtime::Runtime;
 use crate::state::{Before, Installed, State, Undo, readable, sweep};
+use crate::tree::Meta;
 use crate::version::{Manifest, Version};
 
 /// What was asked for.
@@ -235,17 +236,15 @@ impl Node<'_> {
         let dir = places::handlers(version);
         self.tree.make_dirs(&dir)?;
         let mut changed = false;
-        for handler in &wish.handlers {
-            let path = handler.path(version);
-            changed |= self.write(state, &path, Some(&handler.config(version)))?;
+        let handlers = wish.handlers.iter();
+        let wanted = handlers.flat_map(|own| own.files(version, wish.place.runtime));
+        let wanted: Vec<_> = wanted.collect();
+        for (path, text, mode) in &wanted {
+            changed |= self.write_as(state, path, Some(text), Some(*mode))?;
         }
         for name in self.tree.list(&dir)?.unwrap_or_default() {
             let path = dir.join(name);
-            if !wish
-                .handlers
-                .iter()
-                .any(|handler| handler.path(version) == path)
-            {
+            if !wanted.iter().any(|(own, ..)| *own == path) {
                 changed |= self.write(state, &path, None)?;
             }
         }
@@ -260,13 +259,25 @@ impl Node<'_> {
         path: &Path,
         text: Option<&str>,
     ) -> Result<bool, Error> {
+        self.write_as(state, path, text, None)
+    }
+
+    /// The same, of a file that has to have a mode.
+    fn write_as(
+        &mut self,
+        state: &mut State,
+        path: &Path,
+        text: Option<&str>,
+        mode: Option<u32>,
+    ) -> Result<bool, Error> {
         let now = config::read(&self.tree, path)?;
-        if now.as_ref().map(|(now, _)| now.as_str()) == text {
+        let had = now.as_ref().map(|(_, content)| content.meta);
+        let fits = |meta: Meta| mode.is_none_or(|mode| mode == meta.mode);
+        if now.as_ref().map(|(now, _)| now.as_str()) == text && had.is_none_or(fits) {
             return Ok(false);
         }
-        let meta = now
-            .as_ref()
-            .map_or_else(readable, |(_, content)| content.meta);
+        let mut meta = had.unwrap_or_else(readable);
+        meta.mode = mode.unwrap_or(meta.mode);
         let before = now.map(|(text, content)| Before {
             text,
             meta: content.meta,

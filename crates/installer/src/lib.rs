@@ -18,6 +18,7 @@ mod install;
 mod node;
 pub mod payload;
 mod places;
+pub mod podman;
 pub mod preflight;
 pub mod runtime;
 pub mod seams;

@@ -19,7 +19,7 @@ const SIZE_LIMIT: u64 = 4 << 30;
 const DEPTH_LIMIT: usize = 8;
 
 /// The programs of a payload.
-const PROGRAMS: [&str; 2] = ["bulkhead", places::SHIM];
+const PROGRAMS: [&str; 2] = [places::PROGRAM, places::SHIM];
 
 /// Why a payload cannot be installed.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@
 //!                 current -> versions/V       for people and scripts
 //!                 versions/V/                 programs, guest/, manifest.json
 //!                 handlers/V/NAME.toml        settings of a handler
+//!                 handlers/V/NAME             what Podman executes for it
 //!                 stage/                      a version being copied
 //!   /run/lock/bulkhead-node.lock              held while something changes
 //! ```
@@ -42,6 +43,9 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// The node's lock.
 pub(crate) const LOCK: &str = "/run/lock/bulkhead-node.lock";
+
+/// The program of the command line, in a version.
+pub(crate) const PROGRAM: &str = "bulkhead";
 
 /// The program containerd starts, in a version.
 pub(crate) const SHIM: &str = "containerd-shim-bulkhead-v2";

@@ -26,17 +26,20 @@ pub enum Runtime {
     K0s,
     /// microk8s' containerd.
     Microk8s,
+    /// Podman, which is no service: it reads its configuration each time.
+    Podman,
 }
 
 impl Runtime {
     /// All, those that bring their own containerd first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::K3s,
         Self::Rke2,
         Self::K0s,
         Self::Microk8s,
         Self::Containerd,
         Self::Crio,
+        Self::Podman,
     ];
 
     /// Its name in commands and reports.
@@ -49,6 +52,7 @@ impl Runtime {
             Self::Rke2 => "rke2",
             Self::K0s => "k0s",
             Self::Microk8s => "microk8s",
+            Self::Podman => "podman",
         }
     }
 
@@ -61,10 +65,11 @@ impl Runtime {
             Self::Rke2 => "/var/lib/rancher/rke2/agent/etc/containerd",
             Self::K0s => "/etc/k0s",
             Self::Microk8s => MICROK8S,
+            Self::Podman => "/usr/bin/podman",
         }
     }
 
-    /// Its CRI socket, below the machine's root.
+    /// Its CRI socket, below the machine's root; empty: it has none.
     #[must_use]
     pub fn socket(self) -> &'static str {
         match self {
@@ -73,6 +78,7 @@ impl Runtime {
             Self::K3s | Self::Rke2 => "/run/k3s/containerd/containerd.sock",
             Self::K0s => "/run/k0s/containerd.sock",
             Self::Microk8s => "/var/snap/microk8s/common/run/containerd.sock",
+            Self::Podman => "",
         }
     }
 
@@ -93,7 +99,7 @@ impl Runtime {
             Self::K3s => &["k3s.service", "k3s-agent.service"],
             Self::Rke2 => &["rke2-server.service", "rke2-agent.service"],
             // k0s watches its drop-ins.
-            Self::K0s => &[],
+            Self::K0s | Self::Podman => &[],
             Self::Microk8s => &["snap.microk8s.daemon-containerd.service"],
         }
     }
@@ -104,7 +110,7 @@ impl Runtime {
         match self {
             Self::Containerd => Some("containerd"),
             Self::Crio => Some("crio"),
-            Self::K3s | Self::Rke2 | Self::K0s | Self::Microk8s => None,
+            Self::K3s | Self::Rke2 | Self::K0s | Self::Microk8s | Self::Podman => None,
         }
     }
 }

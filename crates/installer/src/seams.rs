@@ -85,7 +85,7 @@ pub enum ProgramError {
     },
 }
 
-fn output(command: &mut Command) -> Result<Vec<u8>, ProgramError> {
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, ProgramError> {
     let program = || PathBuf::from(command.get_program());
     let program = program();
     let output = command.stdin(Stdio::null()).output();

@@ -197,10 +197,10 @@ fn drift(tree: &Tree, version: &Version, wish: &Wish) -> Result<Vec<String>, Err
     if tree.link(Path::new(places::CURRENT))? != Some(target) {
         found.push(format!("`{}` does not point to {version}", places::CURRENT));
     }
-    for handler in &wish.handlers {
-        let path = handler.path(version);
-        let now = config::read(tree, &path)?.map(|(text, _)| text);
-        if now != Some(handler.config(version)) {
+    let handlers = wish.handlers.iter();
+    for (path, text, mode) in handlers.flat_map(|own| own.files(version, wish.place.runtime)) {
+        let now = config::read(tree, &path)?;
+        if now.is_none_or(|(now, content)| now != text || content.meta.mode != mode) {
             found.push(format!("`{}` is not as installed", path.display()));
         }
     }

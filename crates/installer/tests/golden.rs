@@ -15,7 +15,7 @@ use bulkhead_installer::runtime::RuntimeVersion;
 use support::{Machine, Snapshot};
 
 /// Each machine, and the version its runtime tells.
-const MACHINES: [(&str, RuntimeVersion); 12] = [
+const MACHINES: [(&str, RuntimeVersion); 13] = [
     ("containerd-1", RuntimeVersion(1, 6)),
     ("containerd-1.7", RuntimeVersion(1, 7)),
     ("containerd-1-oldest", RuntimeVersion(1, 6)),
@@ -28,6 +28,7 @@ const MACHINES: [(&str, RuntimeVersion); 12] = [
     ("rke2", RuntimeVersion(2, 0)),
     ("k0s", RuntimeVersion(1, 7)),
     ("microk8s", RuntimeVersion(1, 6)),
+    ("podman", RuntimeVersion(4, 3)),
 ];
 
 fn golden() -> PathBuf {

@@ -10,6 +10,7 @@ const EXAMPLES: &str = "Examples:
   bulkhead node preflight                       can this machine take it
   bulkhead node install                         under the handler `kata`, then try a pod
   bulkhead node install --handler kata --handler kata-big --set kata-big:memory_mib=4096
+  bulkhead node install --runtime podman        then: podman --runtime kata run …
   bulkhead node verify --smoke --format json
   bulkhead node uninstall";
 
@@ -21,7 +22,7 @@ const INSTALL_CODES: &str = "Exit codes: 0 done; 20 the machine cannot take it; 
 what was before is back; 22 it failed and could not be undone yet; 23 pods run;
 125 anything else, before something was changed";
 
-/// Install on this machine, for containerd or CRI-O.
+/// Install on this machine, for containerd, CRI-O or Podman.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(crate) enum NodeCommand {
@@ -143,4 +144,5 @@ pub(crate) enum RuntimeChoice {
     Rke2,
     K0s,
     Microk8s,
+    Podman,
 }

@@ -1,4 +1,4 @@
-//! `bulkhead node`: this machine, for containerd or CRI-O.
+//! `bulkhead node`: this machine, for containerd, CRI-O or Podman.
 
 mod plan;
 
@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bulkhead_installer::cri::Cri;
+use bulkhead_installer::podman::Podman;
 use bulkhead_installer::preflight::{Finding, Weight};
 use bulkhead_installer::runtime::Runtime;
 use bulkhead_installer::seams::{self, NoRestart, Script, Smoke, Supervisor, Validator};
@@ -93,7 +94,8 @@ fn install(options: &InstallOptions) -> Outcome {
     };
     let mut supervisor = supervisor(&options.restart, plan.tree.path());
     let mut validator = validator(&options.machine, wish.place.runtime);
-    let mut cri = Cri::new(&plan.socket, options.smoke.smoke_image.clone())?;
+    let image = options.smoke.smoke_image.clone();
+    let mut smoke = smoke(wish.place.runtime, plan.tree.path(), &plan.socket, image)?;
     let tries = !options.no_smoke && !options.restart.no_restart;
     let mut observer = say_step;
     let report = Node {
@@ -101,7 +103,10 @@ fn install(options: &InstallOptions) -> Outcome {
         proc: "/proc".into(),
         supervisor: supervisor.as_mut(),
         validator: validator.as_mut(),
-        smoke: tries.then_some(&mut cri as &mut dyn Smoke),
+        smoke: smoke
+            .as_mut()
+            .filter(|_| tries)
+            .map(|own| own.as_mut() as _),
         ending: ENDING,
         observer: &mut observer,
     }
@@ -138,6 +143,19 @@ fn refused(error: &Error) -> CommandError {
     CommandError::with_code(code, chain(error))
 }
 
+/// Who tries a handler.
+fn smoke(
+    runtime: Runtime,
+    root: &Path,
+    socket: &Path,
+    image: Option<String>,
+) -> Result<Option<Box<dyn Smoke>>, CommandError> {
+    Ok(match runtime {
+        Runtime::Podman => Podman::of(root).map(|podman| Box::new(podman) as Box<dyn Smoke>),
+        _ => Some(Box::new(Cri::new(socket, image)?)),
+    })
+}
+
 fn supervisor(options: &RestartOptions, root: &Path) -> Box<dyn Supervisor> {
     match &options.restart_with {
         Some(program) => Box::new(Script(program.clone())),
@@ -158,7 +176,7 @@ fn say_step(step: Step) -> ControlFlow<()> {
 /// A machine whose runtime is only read.
 fn with_node<T>(
     machine: &MachineOptions,
-    cri: Option<&mut Cri>,
+    smoke: Option<&mut Box<dyn Smoke>>,
     supervisor: &mut dyn Supervisor,
     runtime: Runtime,
     act: impl FnOnce(&mut Node<'_>) -> T,
@@ -171,7 +189,7 @@ fn with_node<T>(
         proc: "/proc".into(),
         supervisor,
         validator: validator.as_mut(),
-        smoke: cri.map(|cri| cri as &mut dyn Smoke),
+        smoke: smoke.map(|own| own.as_mut() as _),
         ending: ENDING,
         observer: &mut observer,
     }))
@@ -188,11 +206,10 @@ fn verify(options: &VerifyOptions) -> Outcome {
     let machine = &options.machine;
     let runtime = installed(machine)?.runtime.unwrap_or(Runtime::Containerd);
     let tree = Tree::open(&machine.host_root)?;
-    let mut cri = Cri::new(
-        &socket(machine, &tree, runtime),
-        options.image.smoke_image.clone(),
-    )?;
-    let smoke = options.smoke.then_some(&mut cri);
+    let socket = socket(machine, &tree, runtime);
+    let image = options.image.smoke_image.clone();
+    let mut smoke = smoke(runtime, &machine.host_root, &socket, image)?;
+    let smoke = smoke.as_mut().filter(|_| options.smoke);
     let seen = with_node(machine, smoke, &mut NoRestart, runtime, |node| {
         node.verify()
     })??;

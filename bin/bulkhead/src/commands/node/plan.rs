@@ -85,6 +85,7 @@ fn runtime_of(choice: RuntimeChoice) -> Runtime {
         RuntimeChoice::Rke2 => Runtime::Rke2,
         RuntimeChoice::K0s => Runtime::K0s,
         RuntimeChoice::Microk8s => Runtime::Microk8s,
+        RuntimeChoice::Podman => Runtime::Podman,
     }
 }
 
