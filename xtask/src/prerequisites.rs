@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 39] = [
+const PACKAGES: [(&str, &str); 40] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),
@@ -42,6 +42,7 @@ const PACKAGES: [(&str, &str); 39] = [
     ("openssl", "makes the tests' certificates"),
     ("skopeo", "the tests push with it"),
     ("containerd", "the tests run pods with it"),
+    ("podman", "the tests run containers with it"),
     ("containernetworking-plugins", "connect the tests' pods"),
     (
         "protobuf-compiler",

@@ -15,6 +15,8 @@ mod group;
 pub mod kubelet;
 mod loops;
 mod node;
+mod person;
+mod podman;
 pub mod replay;
 mod software;
 
@@ -24,6 +26,9 @@ pub use loops::LoopDevice;
 pub use node::{
     Container, Executed, Forwarded, Node, PODS, Pod, arguments, in_machine, remove_cgroup,
 };
+
+pub use person::Person;
+pub use podman::{PODMAN_IMAGE, Podman};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -58,10 +58,10 @@ const GONE: Duration = Duration::from_secs(1);
 /// Lines of containerd's log shown when a test fails.
 const LOG_LINES: usize = 40;
 
-static COUNT: AtomicU32 = AtomicU32::new(0);
+pub(crate) static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Which runtime handler the pods ask for.
-fn handler() -> String {
+pub(crate) fn handler() -> String {
     std::env::var("BULKHEAD_E2E_HANDLER").unwrap_or_else(|_| "kata".to_owned())
 }
 
@@ -586,7 +586,7 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
 }
 
-fn in_cgroup(group: &str) -> Vec<u32> {
+pub(crate) fn in_cgroup(group: &str) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &u32| {

@@ -1,0 +1,257 @@
+//! A Podman of its own: images, containers and networks that nobody else sees, in
+//! namespaces that end with it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::node::{COUNT, handler, in_cgroup};
+use crate::{Answer, busybox_image, in_machine, remove_cgroup, tool};
+
+/// Where the containers of the runtime under test have their directories.
+const OCI: &str = "/run/bulkhead/oci";
+
+/// Podman, with one image.
+#[derive(Debug)]
+pub struct Podman {
+    dir: tempfile::TempDir,
+    namespace: String,
+    /// Whose mounts are Podman's.
+    holder: Child,
+}
+
+/// The image.
+pub const PODMAN_IMAGE: &str = "localhost/busybox:1";
+
+impl Podman {
+    /// Podman without containers.
+    #[must_use]
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("bhp{}-{number}", std::process::id());
+        tool("ip", &["netns", "add", &namespace]);
+        tool("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
+        configure(dir.path());
+        let holder = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{namespace}"))
+            .args(["unshare", "--mount", "--propagation", "slave"])
+            .args(["sh", "-c", "echo; exec sleep 86400"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut holder = holder.expect("nsenter is there: `apt install util-linux`");
+        // It is there when it has said something.
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let own = Self {
+            dir,
+            namespace,
+            holder,
+        };
+        own.import();
+        own
+    }
+
+    fn import(&self) {
+        busybox_image(&self.path().join("busybox"));
+        let layout = self.path().join("busybox/image").display().to_string();
+        let archive = self.path().join("image.tar").display().to_string();
+        let to = format!("oci-archive:{archive}:{PODMAN_IMAGE}");
+        let from = format!("oci:{layout}:latest");
+        tool("skopeo", &["copy", "--quiet", &from, &to]);
+        let loaded = self.podman(&["load", "--quiet", "--input", &archive]);
+        assert_eq!(loaded.code, 0, "{loaded:?}");
+    }
+
+    /// Where everything of it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A command where Podman is.
+    #[must_use]
+    pub fn inside(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.holder.id()))
+            .args(["--mount", "--net", program])
+            .args(args)
+            .env("CONTAINERS_CONF", self.path().join("containers.conf"))
+            .env("CONTAINERS_STORAGE_CONF", self.path().join("storage.conf"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Podman, not yet started.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        let settings = self.path().join("bulkhead.toml");
+        let flag = format!("--runtime-flag=machine-config={}", settings.display());
+        let runtime = match in_machine() {
+            true => crate::program().display().to_string(),
+            false => handler(),
+        };
+        let mut words = vec!["--runtime", &runtime];
+        if in_machine() {
+            words.push(&flag);
+        }
+        words.extend(args);
+        self.inside("podman", &words)
+    }
+
+    /// Runs Podman to its end.
+    #[must_use]
+    pub fn podman(&self, args: &[&str]) -> Answer {
+        let output = self.command(args).output();
+        output
+            .expect("podman is there: `apt install podman`")
+            .into()
+    }
+
+    /// What `podman run`, or `create`, is told of a container and its script.
+    #[must_use]
+    pub fn words<'a>(
+        &'a self,
+        verb: &'a str,
+        options: &[&'a str],
+        script: &'a str,
+    ) -> Vec<&'a str> {
+        let mut words = vec![verb, "--cgroup-parent", &self.namespace];
+        words.extend(options);
+        words.extend([PODMAN_IMAGE, "sh", "-c", script]);
+        words
+    }
+
+    /// Runs a shell script in a container that is removed at its end.
+    #[must_use]
+    pub fn run(&self, options: &[&str], script: &str) -> Answer {
+        let options = [&["--rm", "--network", "none"], options].concat();
+        self.podman(&self.words("run", &options, script))
+    }
+
+    /// Starts a shell script in the background.
+    pub fn begin(&self, name: &str, options: &[&str], script: &str) {
+        let options = [&["--detach", "--name", name], options].concat();
+        let begun = self.podman(&self.words("run", &options, script));
+        assert_eq!(begun.code, 0, "{begun:?}");
+    }
+
+    /// Runs a shell script in a running container.
+    #[must_use]
+    pub fn exec(&self, name: &str, script: &str) -> Answer {
+        self.podman(&["exec", name, "sh", "-c", script])
+    }
+
+    /// A fact about a container, by Podman's template.
+    #[must_use]
+    pub fn fact(&self, name: &str, template: &str) -> String {
+        self.podman(&["inspect", "--format", template, name]).out
+    }
+
+    /// The process that stands for a container.
+    #[must_use]
+    pub fn pid(&self, name: &str) -> u32 {
+        self.fact(name, "{{.State.Pid}}").parse().unwrap()
+    }
+
+    /// Processes of the containers: all that is in their control groups.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        in_cgroup(&format!("/{}/libpod-", self.namespace))
+    }
+
+    /// What is left of containers on the host.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let processes = self.processes().into_iter();
+        let mut left: Vec<_> = processes.map(|pid| format!("process {pid}")).collect();
+        let hierarchies = entries(Path::new("/sys/fs/cgroup")).into_iter();
+        let groups = hierarchies.flat_map(|group| entries(&group.join(&self.namespace)));
+        let groups = groups.filter(|path| path.is_dir() && !path.ends_with("conmon"));
+        let places = [OCI, crate::PODS].map(|place| entries(Path::new(place)));
+        let places = places.into_iter().flatten().filter(|dir| self.is_own(dir));
+        left.extend(groups.chain(places).map(|path| path.display().to_string()));
+        left
+    }
+
+    /// Is a directory of a container or its pod this Podman's? The files in it name the
+    /// control group.
+    fn is_own(&self, dir: &Path) -> bool {
+        ["cgroup", "bundle/config.json"].iter().any(|file| {
+            let text = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+            text.contains(&format!("/{}/", self.namespace))
+        })
+    }
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn configure(dir: &Path) {
+    let at = |name: &str| dir.join(name).display().to_string();
+    let engine = format!(
+        r#"[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "{tmp}"
+[network]
+network_backend = "cni"
+network_config_dir = "{cni}"
+[containers]
+log_driver = "k8s-file"
+# What every machine lets runc set.
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+"#,
+        tmp = at("tmp"),
+        cni = at("cni"),
+    );
+    std::fs::write(dir.join("containers.conf"), engine).unwrap();
+    let storage = format!(
+        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
+        at("graph"),
+        at("run"),
+    );
+    std::fs::write(dir.join("storage.conf"), storage).unwrap();
+    std::fs::write(dir.join("bulkhead.toml"), "accelerator = \"tcg\"\n").unwrap();
+    std::fs::create_dir(dir.join("cni")).unwrap();
+    let ipam = json!({
+        "type": "host-local",
+        "dataDir": at("ipam"),
+        "ranges": [[{"subnet": "10.77.0.0/16", "gateway": "10.77.0.1"}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    });
+    let network = json!({
+        "cniVersion": "0.4.0",
+        "name": "podman",
+        "plugins": [
+            {"type": "bridge", "bridge": "podman", "isGateway": true, "ipMasq": true, "ipam": ipam},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    });
+    std::fs::write(dir.join("cni/87-podman.conflist"), network.to_string()).unwrap();
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _ = self.podman(&["rm", "--all", "--force", "--time", "0"]);
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.namespace])
+            .status();
+        // What Podman has clean up after a container ends last.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let own = format!("/{}/", self.namespace);
+        while !in_cgroup(&own).is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        remove_cgroup(&format!("{}/conmon", self.namespace));
+        remove_cgroup(&self.namespace);
+    }
+}

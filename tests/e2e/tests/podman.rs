@@ -1,0 +1,406 @@
+//! Real Podman, with the program as its OCI runtime. The same holds with runc, but for
+//! what only a machine has.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bulkhead_e2e::{
+    Answer, PODMAN_IMAGE, Person, Podman, arguments, in_machine, program, remove_cgroup,
+};
+
+/// Ends by SIGTERM, at leisure, with a code of its own.
+const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done";
+
+/// Waits for something nobody tells of.
+fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn nothing_is_left(podman: &Podman) {
+    let mut left = Vec::new();
+    soon("nothing is left", || {
+        left = podman.leftovers();
+        left.is_empty()
+    });
+}
+
+/// The kernel of this machine.
+fn host_kernel() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    text.trim().to_owned()
+}
+
+#[test]
+fn a_container_lives_as_with_any_other_runtime() {
+    let podman = Podman::start();
+    podman.begin("web", &["--network", "none"], POLITE);
+
+    let kernel = podman.exec("web", "uname -r");
+    assert_eq!(kernel.code, 0, "{kernel:?}");
+    assert_eq!(kernel.out != host_kernel(), in_machine(), "{kernel:?}");
+    assert_eq!(podman.exec("web", "exit 7").code, 7);
+    assert_eq!(podman.fact("web", "{{.State.Status}}"), "running");
+
+    // Files go in and come out while it runs.
+    let file = podman.path().join("file").display().to_string();
+    std::fs::write(&file, "from outside").unwrap();
+    assert_eq!(podman.podman(&["cp", &file, "web:/etc/file"]).code, 0);
+    assert_eq!(podman.exec("web", "cat /etc/file").out, "from outside");
+    assert_eq!(podman.exec("web", "echo inside > /home/file").code, 0);
+    assert_eq!(podman.podman(&["cp", "web:/home/file", &file]).code, 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "inside\n");
+
+    assert_eq!(podman.podman(&["pause", "web"]).code, 0);
+    assert_eq!(podman.fact("web", "{{.State.Status}}"), "paused");
+    assert_eq!(podman.podman(&["unpause", "web"]).code, 0);
+
+    assert_eq!(podman.podman(&["stop", "web"]).code, 0);
+    assert_eq!(podman.fact("web", "{{.State.ExitCode}}"), "3");
+    assert_eq!(podman.podman(&["logs", "web"]).out, "up\nbye");
+
+    // It comes back with what it had.
+    assert_eq!(podman.podman(&["start", "web"]).code, 0);
+    let both = podman.exec("web", "cat /home/file /etc/file");
+    assert_eq!(both.out, "inside\nfrom outside");
+    assert_eq!(podman.podman(&["kill", "web"]).code, 0);
+    soon("killed", || {
+        podman.fact("web", "{{.State.ExitCode}}") == "137"
+    });
+
+    let diff = podman.podman(&["diff", "web"]).out;
+    assert!(diff.contains("A /home/file"), "{diff}");
+    let copy = ["commit", "--quiet", "web", "localhost/copy:1"];
+    assert_eq!(podman.podman(&copy).code, 0);
+    assert_eq!(podman.podman(&["rm", "web"]).code, 0);
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "localhost/copy:1",
+        "cat",
+        "/home/file",
+    ];
+    assert_eq!(podman.podman(&words).out, "inside");
+    nothing_is_left(&podman);
+}
+
+#[test]
+fn what_cannot_run_says_so_with_podmans_codes() {
+    let podman = Podman::start();
+    let run = |options: &[&str], command: &str| {
+        let words = [
+            &["run", "--rm", "--network", "none"],
+            options,
+            &[PODMAN_IMAGE, command],
+        ];
+        podman.podman(&words.concat())
+    };
+    assert_eq!(run(&[], "/nowhere").code, 127);
+    assert_eq!(run(&[], "nowhere").code, 127);
+    assert_eq!(run(&[], "/etc").code, 126);
+    podman.begin("other", &[], "sleep 1000");
+    assert_eq!(podman.podman(&["exec", "other", "/nowhere"]).code, 127);
+    assert_eq!(podman.podman(&["exec", "other", "/etc"]).code, 126);
+    if in_machine() {
+        for option in ["--network=host", "--pid=host", "--ipc=host"] {
+            let refused = podman.podman(&["run", "--rm", option, PODMAN_IMAGE, "true"]);
+            assert_eq!(refused.code, 126, "{refused:?}");
+            assert!(refused.err.contains("a kernel of its own"), "{refused:?}");
+            assert!(refused.err.contains(option), "{refused:?}");
+        }
+        let words = [
+            "run",
+            "--rm",
+            "--network=container:other",
+            PODMAN_IMAGE,
+            "true",
+        ];
+        let refused = podman.podman(&words);
+        assert!(refused.err.contains("--network=container:"), "{refused:?}");
+    }
+    assert_eq!(
+        podman
+            .podman(&["rm", "--force", "--time", "0", "other"])
+            .code,
+        0
+    );
+    nothing_is_left(&podman);
+}
+
+#[test]
+fn streams_arrive_whole_and_a_terminal_is_one() {
+    let podman = Podman::start();
+    let words = podman.words(
+        "run",
+        &["--rm", "--interactive", "--network", "none"],
+        "wc -c",
+    );
+    let mut counting = podman.command(&words);
+    let mut counting = counting
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = counting.stdin.take().unwrap();
+    for _ in 0..64 {
+        input.write_all(&[b'x'; 1 << 16]).unwrap();
+    }
+    drop(input);
+    let counted = counting.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&counted.stdout).trim(), "4194304");
+
+    let both = podman.run(&[], "echo out; echo error >&2; head -c 3000000 /dev/zero");
+    assert_eq!(both.out.len(), 3_000_004);
+    assert_eq!(both.err, "error\n");
+
+    let words = podman.words("run", &["--rm", "-it", "--network", "none"], "exec sh");
+    let mut person = Person::starts(&podman.command(&words));
+    person.types("echo $((6 * 7))\n");
+    person.sees("42");
+    person.resizes(40, 100);
+    person.types("while [ \"$(stty size)\" != '40 100' ]; do :; done; echo as $((2 * 20)) rows\n");
+    person.sees("as 40 rows");
+    person.types("exit 5\n");
+    assert_eq!(person.ends(), Some(5));
+
+    podman.begin("shell", &[], "sleep 1000");
+    let mut person = Person::starts(&podman.command(&["exec", "-it", "shell", "sh"]));
+    person.types("tty && echo $((50 + 5))\n");
+    person.sees("55");
+    person.types("exit 6\n");
+    assert_eq!(person.ends(), Some(6));
+}
+
+#[test]
+fn limits_volumes_and_ports_are_its_own() {
+    let podman = Podman::start();
+    if in_machine() {
+        let script = "grep MemTotal /proc/meminfo; nproc";
+        let sized = podman.run(&["--memory", "600m", "--cpus", "2"], script);
+        let mut lines = sized.out.lines();
+        let total = lines.next().unwrap().split_whitespace().nth(1).unwrap();
+        let total: u64 = total.parse().unwrap();
+        assert!((500_000..900_000).contains(&total), "{sized:?}");
+        assert_eq!(lines.next(), Some("2"), "{sized:?}");
+    }
+    let volume = podman.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let bind = format!("{}:/data", volume.display());
+    let wrote = podman.run(
+        &["--volume", &bind, "--user", "7:8"],
+        "id -u; touch /data/no",
+    );
+    assert_eq!(wrote.out, "7", "{wrote:?}");
+    assert_eq!(
+        podman.run(&["--volume", &bind], "echo v > /data/file").code,
+        0
+    );
+    assert_eq!(std::fs::read_to_string(volume.join("file")).unwrap(), "v\n");
+
+    // Only read, the host's directory too.
+    let script = "echo x > /tmp/file && ! touch /etc/file 2> /dev/null && cat /etc/hosts | wc -l";
+    let read = podman.run(&["--read-only"], script);
+    assert_eq!(read.code, 0, "{read:?}");
+
+    podman.begin(
+        "web",
+        &["--publish", "18080:80"],
+        "mkdir /www; echo served > /www/index.html; httpd -f -p 80 -h /www",
+    );
+    let address = podman.fact("web", "{{.NetworkSettings.IPAddress}}");
+    let get = |place: &str| {
+        let url = format!("http://{place}/index.html");
+        let got = podman
+            .inside("busybox", &["wget", "-q", "-O", "-", &url])
+            .output();
+        String::from_utf8_lossy(&got.unwrap().stdout)
+            .trim()
+            .to_owned()
+    };
+    soon("it serves", || get(&address) == "served");
+    let gateway = podman.fact("web", "{{.NetworkSettings.Gateway}}");
+    assert_eq!(get(&format!("{gateway}:18080")), "served");
+}
+
+#[test]
+fn each_step_of_a_build_has_a_kernel_of_its_own() {
+    let podman = Podman::start();
+    let dir = podman.path().join("build");
+    std::fs::create_dir(&dir).unwrap();
+    let recipe = format!(
+        "FROM {PODMAN_IMAGE}\nRUN uname -r > /kernel && mkdir /own && chown 7:8 /own\nRUN test -s /kernel\n"
+    );
+    std::fs::write(dir.join("Containerfile"), recipe).unwrap();
+    let dir = dir.display().to_string();
+    let words = [
+        "build",
+        "--network",
+        "none",
+        "--tag",
+        "localhost/built:1",
+        &dir,
+    ];
+    let built = podman.podman(&words);
+    assert_eq!(built.code, 0, "{built:?}");
+    let script = "cat /kernel; stat -c '%u %g' /own";
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "localhost/built:1",
+        "sh",
+        "-c",
+        script,
+    ];
+    let seen = podman.podman(&words);
+    let mut lines = seen.out.lines();
+    assert_eq!(
+        lines.next() != Some(&host_kernel()),
+        in_machine(),
+        "{seen:?}"
+    );
+    assert_eq!(lines.next(), Some("7 8"), "{seen:?}");
+    nothing_is_left(&podman);
+}
+
+/// Whoever joins what stands for a container on the host is in the container's
+/// namespaces, or in empty ones, and not in the host's.
+#[test]
+fn nobody_reaches_the_host_through_what_stands_for_a_container() {
+    let podman = Podman::start();
+    podman.begin("own", &[], "sleep 1000");
+    let pid = podman.pid("own");
+    for kind in ["net", "pid", "ipc", "uts", "mnt"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "{kind}");
+        let podmans = podman
+            .inside("readlink", &[&format!("/proc/self/ns/{kind}")])
+            .output();
+        let podmans = String::from_utf8(podmans.unwrap().stdout).unwrap();
+        assert_ne!(
+            of(&pid.to_string()).to_string_lossy(),
+            podmans.trim(),
+            "{kind}"
+        );
+    }
+    let root = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap();
+    let names: Vec<_> = root.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().any(|name| name == "home"), "{names:?}");
+    assert!(
+        !names.iter().any(|name| name == "boot" || name == "var"),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn whoever_is_killed_the_container_has_ended_and_nothing_is_left() {
+    if !in_machine() {
+        return;
+    }
+    let podman = Podman::start();
+    for victim in ["stand-in", "shim", "qemu", "file-server"] {
+        podman.begin("victim", &[], "sleep 1000");
+        let pid = podman.processes().into_iter().find(|pid| {
+            let name = arguments(*pid).into_iter().next().unwrap_or_default();
+            name.contains(victim)
+        });
+        let pid = pid.unwrap().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-9", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        soon(victim, || {
+            podman.fact("victim", "{{.State.Status}}") == "exited"
+        });
+        let code = podman.fact("victim", "{{.State.ExitCode}}");
+        assert!(["137", "255"].contains(&code.as_str()), "{victim}: {code}");
+        if victim == "qemu" {
+            let log = podman.podman(&["logs", "victim"]).err;
+            assert!(log.contains("virtual machine ended"), "{log}");
+        }
+        assert_eq!(podman.podman(&["rm", "victim"]).code, 0);
+        nothing_is_left(&podman);
+    }
+}
+
+#[test]
+fn a_signal_to_what_stands_for_a_container_is_the_containers() {
+    let podman = Podman::start();
+    podman.begin("polite", &["--network", "none"], POLITE);
+    soon("it is up", || {
+        podman.podman(&["logs", "polite"]).out == "up"
+    });
+    let pid = podman.pid("polite").to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    soon("it has ended", || {
+        podman.fact("polite", "{{.State.ExitCode}}") == "3"
+    });
+    assert_eq!(podman.podman(&["logs", "polite"]).out, "up\nbye");
+}
+
+/// `bulkhead node install` on a machine whose `/opt` and `/etc/containers` are the test's.
+#[test]
+fn a_machine_gets_the_runtime_by_name_and_gives_it_back() {
+    if !in_machine() {
+        return;
+    }
+    let podman = Podman::start();
+    let at = |name: &str| podman.path().join(name).display().to_string();
+    let script = format!(
+        "mkdir {opt} && cp -r /etc/containers {etc} && cp {conf} {etc}/containers.conf && \
+         mount --bind {opt} /opt && mount --bind {etc} /etc/containers",
+        opt = at("opt"),
+        etc = at("etc"),
+        conf = at("containers.conf"),
+    );
+    let there = |program: &str, args: &[&str]| -> Answer {
+        let mut command = podman.inside(program, args);
+        command
+            .env_remove("CONTAINERS_CONF")
+            .output()
+            .unwrap()
+            .into()
+    };
+    assert_eq!(there("sh", &["-c", &script]).code, 0);
+    let bulkhead = program().display().to_string();
+    let before = there("find", &["/etc/containers", "/opt"]).out;
+
+    let emulated = ["--allow-emulation", "--set", "accelerator=tcg"];
+    let words = [&["node", "install", "--runtime", "podman"], &emulated[..]].concat();
+    let installed = there(&bulkhead, &words);
+    assert_eq!(installed.code, 0, "{installed:?}");
+    assert!(installed.out.contains("`kata` ran"), "{installed:?}");
+    let again = there(&bulkhead, &words);
+    assert!(again.out.contains("nothing to change"), "{again:?}");
+
+    let own = podman.words("run", &["--rm", "--network", "none"], "uname -r");
+    let ran = there("podman", &[&["--runtime", "kata"], &own[..]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_ne!(ran.out, host_kernel(), "{ran:?}");
+    let verified = there(&bulkhead, &["node", "verify", "--smoke"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    let launcher = there("sh", &["-c", "chmod 644 /opt/bulkhead/handlers/*/kata"]);
+    assert_eq!(launcher.code, 0);
+    assert_eq!(there(&bulkhead, &["node", "verify"]).code, 12);
+    assert_eq!(there(&bulkhead, &words).code, 0);
+    assert_eq!(there(&bulkhead, &["node", "verify"]).code, 0);
+
+    let removed = there(&bulkhead, &["node", "uninstall"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+    assert_eq!(there("find", &["/etc/containers", "/opt"]).out, before);
+    // Of the trials.
+    remove_cgroup("libpod_parent/conmon");
+    remove_cgroup("libpod_parent");
+}
