@@ -12,6 +12,7 @@
 )]
 
 mod group;
+mod guide;
 pub mod kubelet;
 mod loops;
 mod node;
@@ -21,6 +22,7 @@ pub mod replay;
 mod software;
 
 pub use group::{PodGroup, bound};
+pub use guide::guide;
 pub use k8s_cri::v1 as cri;
 pub use loops::LoopDevice;
 pub use node::{

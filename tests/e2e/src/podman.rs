@@ -86,6 +86,37 @@ impl Podman {
         command
     }
 
+    /// Gives it an `/opt` and an `/etc/containers` that are nobody else's.
+    pub fn has_its_own_machine(&self) {
+        let at = |name: &str| self.path().join(name).display().to_string();
+        let script = format!(
+            "mkdir {opt} && cp -r /etc/containers {etc} && cp {conf} {etc}/containers.conf && \
+             mount --bind {opt} /opt && mount --bind {etc} /etc/containers",
+            opt = at("opt"),
+            etc = at("etc"),
+            conf = at("containers.conf"),
+        );
+        let made = self.on_its_machine("sh", &["-c", &script]);
+        assert_eq!(made.code, 0, "{made:?}");
+    }
+
+    /// Runs a command there, by the configuration that is there.
+    #[must_use]
+    pub fn on_its_machine(&self, program: &str, args: &[&str]) -> Answer {
+        let mut command = self.inside(program, args);
+        command
+            .env_remove("CONTAINERS_CONF")
+            .output()
+            .unwrap()
+            .into()
+    }
+
+    /// The control group its containers are told to be in.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.namespace
+    }
+
     /// Podman, not yet started.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {

@@ -3,11 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
 use std::time::Duration;
 
 use bulkhead_e2e::cri::ContainerConfig;
-use bulkhead_e2e::{Answer, Node, in_machine, program, write_program};
+use bulkhead_e2e::{Answer, Node, guide, in_machine, program, write_program};
 
 /// How long its container may take to begin.
 const SERVING: Duration = Duration::from_secs(20);
@@ -74,17 +73,6 @@ const COMMANDS: [(&str, &str, &str); 13] = [
     ),
 ];
 
-/// The commands between the fences of shell.
-fn commands(guide: &str) -> Vec<String> {
-    let blocks = guide.split("```sh\n").skip(1);
-    let texts = blocks.filter_map(|block| block.split("```").next());
-    let lines = texts.flat_map(str::lines).map(|line| {
-        let command = line.split("  #").next().unwrap_or_default();
-        command.trim().to_owned()
-    });
-    lines.filter(|line| !line.is_empty()).collect()
-}
-
 /// Runs a command on the node, where the guide's programs are found first.
 fn run(node: &Node, command: &str) -> Answer {
     let dir = node.path().display();
@@ -107,8 +95,6 @@ async fn every_command_of_the_guide_does_what_it_says() {
     if !in_machine() {
         return;
     }
-    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides/containerd.md");
-    let guide = std::fs::read_to_string(guide).unwrap();
     let node = Node::start().await;
     tools(&node);
     let pod = node.pod("web").await;
@@ -124,7 +110,7 @@ async fn every_command_of_the_guide_does_what_it_says() {
         text.replace("@BUILT", &built)
             .replace("@DIR", &node.path().display().to_string())
     };
-    let told = commands(&guide);
+    let told = guide("containerd");
     assert!(told.len() > 10, "{told:?}");
     for command in told {
         let known = COMMANDS.iter().find(|(own, ..)| *own == command);

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bulkhead_e2e::{
-    Answer, PODMAN_IMAGE, Person, Podman, arguments, in_machine, program, remove_cgroup,
+    PODMAN_IMAGE, Person, Podman, arguments, guide, in_machine, program, remove_cgroup,
 };
 
 /// Ends by SIGTERM, at leisure, with a code of its own.
@@ -357,23 +357,8 @@ fn a_machine_gets_the_runtime_by_name_and_gives_it_back() {
         return;
     }
     let podman = Podman::start();
-    let at = |name: &str| podman.path().join(name).display().to_string();
-    let script = format!(
-        "mkdir {opt} && cp -r /etc/containers {etc} && cp {conf} {etc}/containers.conf && \
-         mount --bind {opt} /opt && mount --bind {etc} /etc/containers",
-        opt = at("opt"),
-        etc = at("etc"),
-        conf = at("containers.conf"),
-    );
-    let there = |program: &str, args: &[&str]| -> Answer {
-        let mut command = podman.inside(program, args);
-        command
-            .env_remove("CONTAINERS_CONF")
-            .output()
-            .unwrap()
-            .into()
-    };
-    assert_eq!(there("sh", &["-c", &script]).code, 0);
+    podman.has_its_own_machine();
+    let there = |program: &str, args: &[&str]| podman.on_its_machine(program, args);
     let bulkhead = program().display().to_string();
     let before = there("find", &["/etc/containers", "/opt"]).out;
 
@@ -400,7 +385,92 @@ fn a_machine_gets_the_runtime_by_name_and_gives_it_back() {
     let removed = there(&bulkhead, &["node", "uninstall"]);
     assert_eq!(removed.code, 0, "{removed:?}");
     assert_eq!(there("find", &["/etc/containers", "/opt"]).out, before);
-    // Of the trials.
+    remove_trials();
+}
+
+/// The control groups Podman made for the installer's trials.
+fn remove_trials() {
     remove_cgroup("libpod_parent/conmon");
     remove_cgroup("libpod_parent");
+}
+
+/// A command of the guide, how it is run here, and what it has to print.
+const COMMANDS: [(&str, &str, &str); 15] = [
+    // The programs under test are built.
+    ("cargo build --release", "test -x @PROGRAM", ""),
+    (
+        "target/release/bulkhead node install --runtime podman",
+        "@PROGRAM node install --runtime podman --allow-emulation --set accelerator=tcg",
+        "`kata` ran",
+    ),
+    // There is no registry.
+    (
+        "podman --runtime kata run --rm docker.io/library/busybox uname -r",
+        "podman tag localhost/busybox:1 docker.io/library/busybox && \
+         podman --runtime kata run --cgroup-parent @GROUP --rm docker.io/library/busybox uname -r",
+        "-bulkhead",
+    ),
+    (
+        "podman --runtime kata run -d --name web -p 8080:80 docker.io/library/busybox httpd -f -p 80 \
+         -h /etc",
+        "podman --runtime kata run --cgroup-parent @GROUP -d --name web -p 8080:80 \
+         docker.io/library/busybox httpd -f -p 80 -h /etc",
+        "",
+    ),
+    ("podman exec web uname -r", "", "-bulkhead"),
+    (
+        "podman cp web:/etc/passwd ./",
+        "podman cp web:/etc/passwd ./ && cat passwd",
+        "root:",
+    ),
+    ("podman stop web", "podman stop --time 0 web", ""),
+    ("podman start web", "", ""),
+    ("podman logs web", "", ""),
+    ("bulkhead pods", "@PROGRAM pods", "running"),
+    (
+        "bulkhead pods --timings",
+        "@PROGRAM pods --timings",
+        "kernel",
+    ),
+    ("bulkhead list", "@PROGRAM list", "running"),
+    (
+        "podman rm --force web",
+        "podman rm --force --time 0 web",
+        "",
+    ),
+    (
+        "podman --runtime kata build --tag localhost/own:1 .",
+        "printf 'FROM docker.io/library/busybox\\nRUN uname -r\\n' > Containerfile && \
+         podman --runtime kata build --network none --tag localhost/own:1 .",
+        "-bulkhead",
+    ),
+    (
+        "target/release/bulkhead node uninstall",
+        "@PROGRAM node uninstall",
+        "removed",
+    ),
+];
+
+#[test]
+fn every_command_of_the_guide_does_what_it_says() {
+    if !in_machine() {
+        return;
+    }
+    let podman = Podman::start();
+    podman.has_its_own_machine();
+    let told = guide("podman");
+    assert_eq!(told.len(), COMMANDS.len(), "{told:?}");
+    for command in told {
+        let known = COMMANDS.iter().find(|(own, ..)| *own == command);
+        let (_, here, expected) = known.unwrap_or_else(|| panic!("nobody tries `{command}`"));
+        let here = if here.is_empty() { &command } else { *here };
+        let here = here
+            .replace("@PROGRAM", &program().display().to_string())
+            .replace("@GROUP", podman.group());
+        let script = format!("cd {} && {here}", podman.path().display());
+        let answer = podman.on_its_machine("sh", &["-c", &script]);
+        assert_eq!(answer.code, 0, "`{command}`: {answer:?}");
+        assert!(answer.out.contains(expected), "`{command}`: {answer:?}");
+    }
+    remove_trials();
 }
