@@ -40,6 +40,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// It is the caller's own.
+    #[error(
+        "the network namespace `{}` is the host's own, which would be off the network; give the \
+         sandbox one of its own", path.display()
+    )]
+    Own {
+        /// Its path.
+        path: PathBuf,
+    },
     /// The namespace holds no interface that could be joined.
     #[error(
         "the network namespace `{}` has no interface with an address (beside loopback); \
@@ -152,6 +161,7 @@ impl Drop for Guard {
 /// [`Error`]; the namespace is then as it was.
 pub fn join(path: &Path, owner: &str, queues: u32) -> Result<Joined, Error> {
     let shown = path.to_owned();
+    namespace::refuse_own(path)?;
     let tap = redirect::tap_prefix(owner);
     let queues = queues.clamp(1, QUEUE_LIMIT);
     let (interfaces, routing) = namespace::inside(path, move |handle| async move {

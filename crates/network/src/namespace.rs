@@ -47,10 +47,47 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, Error> {
     })
 }
 
+/// Refuses the namespace this process is in, under whatever name: two paths are the same
+/// namespace when they are the same inode. namespaces(7).
+pub(crate) fn refuse_own(path: &Path) -> Result<(), Error> {
+    let failed = |error: rustix::io::Errno| Error::Enter {
+        path: path.to_owned(),
+        source: error.into(),
+    };
+    let identity = |fd: &OwnedFd| {
+        let stat = rustix::fs::fstat(fd)?;
+        rustix::io::Result::Ok((stat.st_dev, stat.st_ino))
+    };
+    let own = open(Path::new("/proc/thread-self/ns/net"))?;
+    let wanted = open(path)?;
+    match identity(&own).map_err(failed)? == identity(&wanted).map_err(failed)? {
+        true => Err(Error::Own {
+            path: path.to_owned(),
+        }),
+        false => Ok(()),
+    }
+}
+
 /// setns(2); refuses what is no network namespace.
 fn enter(namespace: &OwnedFd) -> io::Result<tokio::runtime::Runtime> {
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_own_namespace_is_refused_under_any_name() {
+        let process = format!("/proc/{}/ns/net", std::process::id());
+        for path in ["/proc/self/ns/net", process.as_str()] {
+            let refused = crate::join(Path::new(path), "owner", 1);
+            assert!(matches!(refused, Err(Error::Own { .. })), "{refused:?}");
+        }
+        assert!(refuse_own(Path::new("/proc/self/ns/mnt")).is_ok());
+        assert!(refuse_own(Path::new("/nowhere")).is_err());
+    }
 }
