@@ -19,6 +19,7 @@ mod console;
 mod container;
 mod create;
 mod exec;
+mod machine;
 mod place;
 mod shim;
 pub(crate) mod stand_in;

@@ -170,6 +170,11 @@ impl Pod {
         }
     }
 
+    /// Are its containers those of an OCI runtime's caller?
+    fn is_of_oci(&self) -> bool {
+        self.namespace == bulkhead_control::OCI_NAMESPACE
+    }
+
     /// Is it the pod itself, which is no task?
     fn is_untold(&self, id: &str) -> bool {
         id == self.id && self.lock().by_sandbox_api

@@ -6,6 +6,10 @@
 //! process is answered twice: once when that works, once when the process has
 //! ended.
 
+/// The namespace in which the shim finds containers of the OCI command line, beside
+/// those of containerd.
+pub const OCI_NAMESPACE: &str = "oci";
+
 mod message;
 mod pipes;
 mod socket;

@@ -98,6 +98,14 @@ pub enum Request {
         /// The container's id.
         container: String,
     },
+    /// Kills a process of a pod's container when the one descriptor that comes along can
+    /// be read: of a pipe, when nobody has its other end any more.
+    Own {
+        /// The container's id.
+        container: String,
+        /// The further process; empty: all of the container's.
+        exec: String,
+    },
     /// Runs a process in a pod's guest. A second answer comes when it has
     /// ended.
     Debug(Box<DebugSpec>, Streams),

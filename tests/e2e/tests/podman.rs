@@ -116,13 +116,7 @@ fn what_cannot_run_says_so_with_podmans_codes() {
             assert!(refused.err.contains("a kernel of its own"), "{refused:?}");
             assert!(refused.err.contains(option), "{refused:?}");
         }
-        let words = [
-            "run",
-            "--rm",
-            "--network=container:other",
-            PODMAN_IMAGE,
-            "true",
-        ];
+        let words = ["run", "--rm", "--pid=container:other", PODMAN_IMAGE, "true"];
         let refused = podman.podman(&words);
         assert!(refused.err.contains("--network=container:"), "{refused:?}");
     }
@@ -270,6 +264,93 @@ fn each_step_of_a_build_has_a_kernel_of_its_own() {
     );
     assert_eq!(lines.next(), Some("7 8"), "{seen:?}");
     nothing_is_left(&podman);
+}
+
+/// Of this boot; a kernel of one's own has its own.
+const BOOT: &str = "cat /proc/sys/kernel/random/boot_id";
+
+#[test]
+fn containers_of_a_pod_share_a_machine_and_end_one_by_one() {
+    let podman = Podman::start();
+    let group = ["--cgroup-parent", podman.group()];
+    let infra = [
+        "--infra-image",
+        PODMAN_IMAGE,
+        "--infra-command",
+        "/bin/sleep 1000000",
+    ];
+    let create = [
+        "pod",
+        "create",
+        "--name",
+        "pod",
+        "--share",
+        "net,ipc,uts,pid",
+    ];
+    let created = podman.podman(&[&create[..], &group, &infra].concat());
+    assert_eq!(created.code, 0, "{created:?}");
+    let begin = |name: &str, script: &str| {
+        let words = ["run", "--detach", "--pod", "pod", "--name", name];
+        let what = [PODMAN_IMAGE, "sh", "-c", script];
+        let begun = podman.podman(&[&words[..], &what].concat());
+        assert_eq!(begun.code, 0, "{begun:?}");
+    };
+    begin(
+        "web",
+        "mkdir /www; echo served > /www/file; httpd -f -p 80 -h /www",
+    );
+    begin("app", POLITE);
+    let boot = podman.exec("web", BOOT).out;
+    assert_eq!(podman.exec("app", BOOT).out, boot);
+    let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(host.trim() != boot, in_machine());
+    soon("it serves", || {
+        podman.exec("app", "wget -q -O - http://localhost/file").out == "served"
+    });
+    // Files are each one's own, processes the pod's.
+    assert_ne!(podman.exec("app", "ls /www").code, 0);
+    assert!(podman.exec("app", "ps").out.contains("httpd"));
+
+    let pid = podman.pid("web").to_string();
+    let killed = Command::new("kill").args(["-9", &pid]).status();
+    assert!(killed.unwrap().success());
+    soon("one has ended", || {
+        podman.fact("web", "{{.State.ExitCode}}") == "137"
+    });
+    soon("its processes too", || {
+        !podman.exec("app", "ps").out.contains("httpd")
+    });
+    assert_eq!(podman.podman(&["start", "web"]).code, 0);
+    assert_eq!(podman.exec("web", BOOT).out, boot);
+    assert_eq!(podman.podman(&["pod", "stop", "pod"]).code, 0);
+    assert_eq!(podman.fact("app", "{{.State.ExitCode}}"), "3");
+    assert_eq!(podman.podman(&["pod", "rm", "--force", "pod"]).code, 0);
+    nothing_is_left(&podman);
+}
+
+#[test]
+fn a_process_of_exec_ends_with_what_stands_for_it() {
+    let podman = Podman::start();
+    podman.begin("own", &["--network", "none"], "sleep 1000");
+    let exec = ["exec", "--detach", "own", "sleep", "4321"];
+    assert_eq!(podman.podman(&exec).code, 0);
+    let runs = || podman.exec("own", "ps").out.contains("sleep 4321");
+    assert!(runs());
+    let id = podman.fact("own", "{{.Id}}");
+    let stands = |pid: &u32| {
+        let words = arguments(*pid).join(" ");
+        match in_machine() {
+            true => words.contains(&format!(r#""id":"{id}","exec":"exec-"#)),
+            false => words == "sleep 4321",
+        }
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pid: u32 = pids.find(stands).unwrap();
+    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(killed.unwrap().success());
+    soon("it has ended", || !runs());
+    assert_eq!(podman.fact("own", "{{.State.Status}}"), "running");
 }
 
 /// Whoever joins what stands for a container on the host is in the container's

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bulkhead_protocol::SPEC_LIMIT;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Error;
 
@@ -13,6 +13,10 @@ use super::Error;
 /// caller who makes containers, each on its own, and an image or a user who writes
 /// annotations.
 const MANAGERS: &str = "io.kubernetes.cri";
+
+/// How containerd says of what a container is a part.
+const TYPE: &str = "io.kubernetes.cri.container-type";
+const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
 
 /// What a bundle says, as far as it concerns the host.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub(super) struct Bundle {
     pub(super) dir: PathBuf,
     pub(super) rootfs: PathBuf,
     pub(super) terminal: bool,
+    pub(super) joined: Option<Joined>,
     /// As the caller wrote them.
     pub(super) annotations: BTreeMap<String, String>,
 }
@@ -53,7 +58,7 @@ impl Bundle {
     }
 
     fn of(dir: PathBuf, mut spec: Value) -> Result<Self, Error> {
-        refuse_host(&spec)?;
+        let joined = joined(&spec)?;
         let root = spec["root"]["path"].as_str().unwrap_or("rootfs");
         let rootfs = dir.join(root);
         let terminal = spec["process"]["terminal"] == true;
@@ -73,8 +78,35 @@ impl Bundle {
             dir,
             rootfs,
             terminal,
+            joined,
             annotations,
         })
+    }
+}
+
+impl Bundle {
+    /// Makes it a container of another's machine. `processes` is the process the shim
+    /// has told of the one whose processes it shares.
+    pub(super) fn in_machine(&mut self, of: &str, processes: Option<u32>) {
+        let own = json!({TYPE: "container", SANDBOX: of});
+        match self
+            .spec
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
+            Some(all) => all.extend(own.as_object().cloned().unwrap_or_default()),
+            None => self.spec["annotations"] = own,
+        }
+        let namespaces = self.spec["linux"]["namespaces"].as_array_mut();
+        for own in namespaces.into_iter().flatten() {
+            match (own["type"].as_str(), processes) {
+                (Some("pid"), Some(pid)) => own["path"] = format!("/proc/{pid}/ns/pid").into(),
+                (Some("ipc" | "uts"), _) => {
+                    own.as_object_mut().map(|own| own.remove("path"));
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -84,28 +116,74 @@ fn annotations(spec: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Refuses what would need the host's own namespaces, or another container's.
-fn refuse_host(spec: &Value) -> Result<(), Error> {
+/// Another container's namespaces a container is to be in, by the processes that stand
+/// for their containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Joined {
+    pub(super) network: u32,
+    /// Of all that are named.
+    pub(super) all: Vec<u32>,
+    /// Whose processes it is among.
+    pub(super) processes: Option<u32>,
+}
+
+/// The process whose namespace a path is. proc_pid_ns(5).
+fn process(path: &str) -> Option<u32> {
+    let (pid, rest) = path.strip_prefix("/proc/")?.split_once('/')?;
+    rest.strip_prefix("ns/")?;
+    pid.parse().ok()
+}
+
+/// Whose namespaces are joined. The host's own are refused, and those that cannot be
+/// had from another machine.
+fn joined(spec: &Value) -> Result<Option<Joined>, Error> {
     let all = spec["linux"]["namespaces"].as_array();
     let all = all.map_or(&[] as &[Value], Vec::as_slice);
-    for (kind, option) in [("network", "network"), ("pid", "pid"), ("ipc", "ipc")] {
-        let own = all.iter().find(|own| own["type"] == kind).ok_or_else(|| {
-            Error::Refused(format!(
+    let mut joined = Joined::default();
+    for (kind, option) in [
+        ("network", "network"),
+        ("pid", "pid"),
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+    ] {
+        let Some(own) = all.iter().find(|own| own["type"] == kind) else {
+            // Its name is its own kernel's anyway.
+            if kind == "uts" {
+                continue;
+            }
+            return Err(Error::Refused(format!(
                 "the host's own {kind} namespace cannot be had: the container has a kernel of its \
                  own; leave `--{option}=host` out, or choose another runtime"
-            ))
-        })?;
-        let path = own["path"].as_str().unwrap_or_default();
-        let of_process = path.starts_with("/proc/");
-        if !path.is_empty() && (kind != "network" || of_process) {
-            return Err(Error::Refused(format!(
-                "the {kind} namespace `{path}` of another container cannot be joined: each has a \
-                 kernel of its own; leave `--{option}=container:` and pods out, or choose another \
-                 runtime"
             )));
+        };
+        let path = own["path"].as_str().unwrap_or_default();
+        match process(path) {
+            Some(pid) => {
+                joined.all.push(pid);
+                match kind {
+                    "network" => joined.network = pid,
+                    "pid" => joined.processes = Some(pid),
+                    _ => {}
+                }
+            }
+            None if path.is_empty() || kind == "network" => {}
+            None => {
+                return Err(Error::Refused(format!(
+                    "the {kind} namespace `{path}` cannot be joined: the container has a kernel of \
+                     its own; leave `--{option}=ns:` out, or choose another runtime"
+                )));
+            }
         }
     }
-    Ok(())
+    match (joined.all.is_empty(), joined.network) {
+        (true, _) => Ok(None),
+        (false, 0) => Err(Error::Refused(
+            "namespaces of another container are its machine's, which has one network: say \
+             `--network=container:` as well, or leave the others out"
+                .to_owned(),
+        )),
+        (false, _) => Ok(Some(joined)),
+    }
 }
 
 #[cfg(test)]
@@ -141,20 +219,41 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_of_the_host_and_of_others_are_refused_by_their_option() {
+    fn namespaces_of_the_host_are_refused_by_their_option() {
         let host = json!([{"type": "pid"}, {"type": "ipc"}]);
         let error = Bundle::of("/b".into(), spec(&host)).unwrap_err();
         assert!(error.to_string().contains("--network=host"), "{error}");
-        for kind in ["network", "pid", "ipc"] {
-            let mut all = vec![json!({"type": kind, "path": format!("/proc/7/ns/{kind}")})];
-            for other in ["network", "pid", "ipc"] {
-                if other != kind {
-                    all.push(json!({"type": other}));
-                }
-            }
-            let error = Bundle::of("/b".into(), spec(&all.into())).unwrap_err();
-            assert!(error.to_string().contains("container:"), "{error}");
-        }
+        let other = json!([
+            {"type": "pid"}, {"type": "ipc", "path": "/run/ipc"}, {"type": "network"},
+        ]);
+        let error = Bundle::of("/b".into(), spec(&other)).unwrap_err();
+        assert!(error.to_string().contains("--ipc=ns:"), "{error}");
+    }
+
+    #[test]
+    fn namespaces_of_another_container_are_its_machine() {
+        let only = json!([
+            {"type": "pid", "path": "/proc/7/ns/pid"}, {"type": "ipc"}, {"type": "network"},
+        ]);
+        let error = Bundle::of("/b".into(), spec(&only)).unwrap_err();
+        assert!(
+            error.to_string().contains("--network=container:"),
+            "{error}"
+        );
+        let both = json!([
+            {"type": "pid", "path": "/proc/7/ns/pid"}, {"type": "ipc", "path": "/proc/8/ns/ipc"},
+            {"type": "network", "path": "/proc/8/ns/net"},
+        ]);
+        let mut bundle = Bundle::of("/b".into(), spec(&both)).unwrap();
+        let joined = bundle.joined.clone().unwrap();
+        assert_eq!((joined.network, joined.processes), (8, Some(7)));
+        bundle.in_machine("first", Some(9));
+        let said = bundle.spec.to_string();
+        assert!(
+            said.contains("/proc/9/ns/pid") && !said.contains("/proc/8/ns/ipc"),
+            "{said}"
+        );
+        assert_eq!(bundle.spec["annotations"][SANDBOX], "first");
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bulkhead_provision::helper::readable;
-use bulkhead_sys::cgroup::Origin;
+use bulkhead_sys::cgroup::{Cgroup, Origin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -32,18 +32,17 @@ const PASSED: [SignalKind; 6] = [
 pub(super) struct Held {
     pub(super) near: Near,
     pub(super) shim: OwnedFd,
+    /// The machine ends with the container.
+    pub(super) alone: bool,
+    /// The joined control group, and where this process was before.
+    pub(super) group: Option<(Cgroup, Origin)>,
     pub(super) terminal: bool,
     pub(super) _kept: Vec<OwnedFd>,
 }
 
 /// Waits for a process's end, and for a container's takes everything away that was made
 /// for it; the exit code.
-pub(super) fn wait(
-    place: &Place,
-    exec: &str,
-    held: Held,
-    origin: Option<Origin>,
-) -> Result<u8, Error> {
+pub(super) fn wait(place: &Place, exec: &str, held: Held) -> Result<u8, Error> {
     runtime()?.block_on(async {
         let shim = Shim::connect(place).await?;
         let raw = match held.terminal {
@@ -58,9 +57,10 @@ pub(super) fn wait(
         }
         drop(raw);
         let code = code.unwrap_or(LOST.into());
-        match exec {
-            FIRST => end(place, &shim, held.shim, origin).await,
-            exec => drop(shim.delete(exec).await),
+        match (exec, held.alone) {
+            (FIRST, true) => end_machine(place, &shim, held.shim, held.group).await,
+            (FIRST, false) => end_member(place, &shim, held.group).await,
+            (exec, _) => drop(shim.delete(exec).await),
         }
         Ok(u8::try_from(code).unwrap_or(LOST))
     })
@@ -113,14 +113,30 @@ async fn settle(outputs: Vec<JoinHandle<()>>) {
 
 /// Ends the shim, and with it the machine. A shim that is killed first leaves what
 /// `delete` takes away.
-async fn end(place: &Place, shim: &Shim, process: OwnedFd, origin: Option<Origin>) {
-    if let Some(origin) = origin {
+async fn end_machine(
+    place: &Place,
+    shim: &Shim,
+    process: OwnedFd,
+    group: Option<(Cgroup, Origin)>,
+) {
+    if let Some((_, origin)) = group {
         let _ = origin.leave();
     }
     let _ = shim.delete(FIRST).await;
     let orderly = shim.shut_down(true).await.is_ok();
     let gone = timeout(END, readable(process)).await;
     if orderly && matches!(gone, Ok(Ok(()))) {
-        let _ = std::fs::remove_file(place.bundle().join("address"));
+        place.forget_shim();
+    }
+}
+
+/// Takes a container out of a machine that goes on.
+async fn end_member(place: &Place, shim: &Shim, group: Option<(Cgroup, Origin)>) {
+    if let Some((group, origin)) = group {
+        // One that somebody else is in is somebody else's.
+        let _ = origin.leave().and_then(|()| group.remove());
+    }
+    if shim.delete(FIRST).await.is_ok() {
+        place.forget_shim();
     }
 }

@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use super::bundle::Bundle;
 use super::place::{Record, replace};
-use super::shim::{FIRST, Shim};
+use super::shim::{self, FIRST, Shim};
 use super::stand_in::{self, Wanted};
 use super::stdio::Stdio;
-use super::{Error, Place, console, runtime};
+use super::{Error, Place, console, machine, runtime};
 use crate::commands::time::rfc3339;
 
 /// What a caller of `create` says.
@@ -26,14 +26,21 @@ pub(crate) struct Creation {
 
 /// Makes a container, which `start` lets run. Nothing is left of a failure.
 pub(crate) fn create(wanted: &Creation) -> Result<ExitCode, Error> {
-    let bundle = Bundle::read(&wanted.bundle)?;
+    let mut bundle = Bundle::read(&wanted.bundle)?;
     let console = console(bundle.terminal, wanted.console_socket.as_deref())?;
+    let host = match bundle.joined.take() {
+        Some(joined) => Some(machine::join(&mut bundle, &joined)?),
+        None => None,
+    };
     let place = Place::of(&wanted.id)?;
     let lock = place.make()?;
-    let made = fill(&place, &bundle, wanted, console, lock);
+    let made = fill(&place, &bundle, host.as_ref(), wanted, console, lock);
     if made.is_err() {
         // With the stand-in, or the lock of this process, its shim ends by itself.
         let _ = place.wait();
+        if host.is_some() {
+            let _ = shim::clean(&place);
+        }
         let _ = place.remove();
     }
     made.map(|()| ExitCode::SUCCESS)
@@ -55,6 +62,7 @@ fn console(terminal: bool, socket: Option<&Path>) -> Result<Option<OwnedFd>, Err
 fn fill(
     place: &Place,
     bundle: &Bundle,
+    host: Option<&Place>,
     wanted: &Creation,
     console: Option<OwnedFd>,
     lock: OwnedFd,
@@ -62,16 +70,28 @@ fn fill(
     let path = place.bundle().join("config.json");
     replace(&path, bundle.spec.to_string().as_bytes()).map_err(Error::io("write", &path))?;
     let (owner, held) = std::io::pipe().map_err(Error::host("begin"))?;
+    let owner = OwnedFd::from(owner);
     let runtime = runtime()?;
-    let shim = runtime.block_on(Shim::start(place, owner.into()))?;
+    let shim = match host {
+        Some(host) => {
+            place.share_shim(host)?;
+            runtime.block_on(Shim::connect(place))?
+        }
+        None => runtime.block_on(Shim::start(place, &owner))?,
+    };
     let stdio = Stdio::open(place, "first", bundle.terminal)?;
     let told = (stdio.paths.clone(), wanted.config.as_deref());
     let at = place.bundle();
     runtime.block_on(shim.create(&at, told.0, bundle.terminal, told.1))?;
+    if host.is_some() {
+        Shim::own(place, FIRST, &owner)?;
+    }
+    drop(owner);
     let (near, made) = stdio.split();
     let child = stand_in::start(Wanted {
         id: place.id(),
         exec: FIRST,
+        alone: host.is_none(),
         near,
         has_terminal: bundle.terminal,
         terminal: console,
@@ -85,6 +105,7 @@ fn fill(
         pid,
         bundle: bundle.dir.clone(),
         rootfs: bundle.rootfs.clone(),
+        machine: host.unwrap_or(place).id().to_owned(),
         created: rfc3339(SystemTime::now()),
         annotations: bundle.annotations.clone(),
     })?;

@@ -41,7 +41,7 @@ pub(crate) fn exec(wanted: &Execution) -> Result<ExitCode, Error> {
     }
     let console = wanted.console_socket.as_deref().map(console::open);
     let console = console.transpose()?;
-    let exec = id::random().map_err(Error::host("be named"))?;
+    let exec = format!("exec-{}", id::random().map_err(Error::host("be named"))?);
     let runtime = runtime()?;
     let shim = runtime.block_on(Shim::connect(&place))?;
     let process = Shim::process(&place)?;
@@ -57,15 +57,18 @@ pub(crate) fn exec(wanted: &Execution) -> Result<ExitCode, Error> {
         begun
     };
     runtime.block_on(begun)?;
+    let (owner, held) = std::io::pipe().map_err(Error::host("begin"))?;
+    Shim::own(&place, &exec, &owner.into())?;
     let (near, made) = stdio.split();
     let child = stand_in::start(Wanted {
         id: place.id(),
         exec: &exec,
+        alone: false,
         near,
         has_terminal: terminal,
         terminal: console,
         shim: process,
-        held: Vec::new(),
+        held: vec![held.into()],
     });
     drop(made);
     let mut child = child?;

@@ -36,6 +36,8 @@ pub(crate) struct Record {
     pub(super) pid: u32,
     pub(super) bundle: PathBuf,
     pub(super) rootfs: PathBuf,
+    /// The container whose machine it is in.
+    pub(super) machine: String,
     /// RFC 3339.
     pub(super) created: String,
     pub(super) annotations: BTreeMap<String, String>,
@@ -124,6 +126,12 @@ impl Place {
         self.dir.join("bundle")
     }
 
+    /// Makes another's shim this one's.
+    pub(super) fn share_shim(&self, other: &Self) -> Result<(), Error> {
+        let path = self.bundle().join("address");
+        replace(&path, other.address()?.as_bytes()).map_err(Error::io("write", path))
+    }
+
     /// Where the shim listens.
     pub(super) fn address(&self) -> Result<String, Error> {
         let path = self.bundle().join("address");
@@ -132,6 +140,11 @@ impl Place {
             .and_then(|file| file.take(ADDRESS_LIMIT).read_to_string(&mut text))
             .map_err(Error::io("read", path))?;
         Ok(text)
+    }
+
+    /// The shim has nothing of the container any more.
+    pub(super) fn forget_shim(&self) {
+        let _ = std::fs::remove_file(self.bundle().join("address"));
     }
 
     /// What was created.

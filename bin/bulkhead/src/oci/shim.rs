@@ -1,15 +1,16 @@
 //! The shim of a container: the program containerd executes too, asked by the same
 //! calls.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use bulkhead_control::{Answer, Call, OCI_NAMESPACE, Reply, Request, Socket};
 use bulkhead_sys::jail::Jail;
 use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest,
-    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StateRequest, Status,
-    UpdateTaskRequest, WaitRequest,
+    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StateRequest, StateResponse,
+    Status, UpdateTaskRequest, WaitRequest,
 };
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use protobuf::MessageField;
@@ -21,9 +22,6 @@ use super::stdio::Paths;
 use super::{Error, Place};
 
 const PROGRAM: &str = "containerd-shim-bulkhead-v2";
-
-/// Its containers are not containerd's.
-const NAMESPACE: &str = "oci";
 
 /// Of the options by which containerd names a configuration file.
 const OPTIONS: &str = "runtimeoptions.v1.Options";
@@ -45,17 +43,25 @@ fn program() -> PathBuf {
 
 /// Has the shim of a place do something, in the place's bundle. With an `owner` it ends
 /// when that descriptor says so.
-fn execute(place: &Place, word: &str, owner: Option<OwnedFd>) -> Result<(), Error> {
+fn execute(place: &Place, word: &str, owner: Option<&OwnedFd>) -> Result<(), Error> {
     let program = program();
     let mut command = Command::new(&program);
     command
-        .args(["-namespace", NAMESPACE, "-id", place.id(), "-address", ""])
+        .args([
+            "-namespace",
+            OCI_NAMESPACE,
+            "-id",
+            place.id(),
+            "-address",
+            "",
+        ])
         .env("TTRPC_ADDRESS", "")
         .current_dir(place.bundle())
         .stdin(Stdio::null());
     let mut jail = Jail::new();
     if let Some(owner) = owner {
-        command.args(["-owner", &jail.inherit(owner).to_string()]);
+        let copy = owner.try_clone().map_err(Error::host("begin"))?;
+        command.args(["-owner", &jail.inherit(copy).to_string()]);
     }
     command.arg(word);
     let guard = jail.apply(&mut command);
@@ -107,7 +113,7 @@ fn context() -> Context {
 
 impl Shim {
     /// Starts a shim that ends when nobody has the other end of the pipe `owner` open.
-    pub(super) async fn start(place: &Place, owner: OwnedFd) -> Result<Self, Error> {
+    pub(super) async fn start(place: &Place, owner: &OwnedFd) -> Result<Self, Error> {
         execute(place, "start", Some(owner))?;
         Self::connect(place).await
     }
@@ -130,6 +136,31 @@ impl Shim {
             bulkhead_status::listener(path).map_err(Error::io("find who listens at", path))?;
         pidfd_open(pid, PidfdFlags::NONBLOCK)
             .map_err(|error| Error::io("find who listens at", path)(error.into()))
+    }
+
+    /// Lets a process end when nobody has the other end of the pipe `owner` open.
+    pub(super) fn own(place: &Place, exec: &str, owner: &OwnedFd) -> Result<(), Error> {
+        let address = place.address()?;
+        let path = Path::new(address.trim_start_matches("unix://"));
+        let dir = path.parent().unwrap_or(path);
+        let failed = || Error::io("talk to the shim in", dir);
+        let socket = Socket::connect(dir).map_err(failed())?;
+        let call = Call {
+            number: 1,
+            request: Request::Own {
+                container: place.id().to_owned(),
+                exec: exec.to_owned(),
+            },
+        };
+        socket.send(&call, &[owner.as_fd()]).map_err(failed())?;
+        match socket.receive::<Reply>().map_err(failed())? {
+            Some(Reply {
+                answer: Answer::Failed(failure),
+                ..
+            }) => Err(Error::Answer(failure.text)),
+            Some(_) => Ok(()),
+            None => Err(Error::Answer("the container's shim was killed".to_owned())),
+        }
     }
 
     pub(super) async fn create(
@@ -251,13 +282,22 @@ impl Shim {
         asked.map(drop).map_err(failed)
     }
 
-    /// "created", "running", "paused" or "stopped": the runtime spec's words.
-    pub(super) async fn status(&self) -> Result<&'static str, Error> {
+    /// The process id the shim has told for the container.
+    pub(super) async fn told(&self) -> Result<u32, Error> {
+        Ok(self.state().await?.pid)
+    }
+
+    async fn state(&self) -> Result<StateResponse, Error> {
         let request = StateRequest {
             id: self.id.clone(),
             ..Default::default()
         };
-        let state = self.task.state(context(), &request).await.map_err(failed)?;
+        self.task.state(context(), &request).await.map_err(failed)
+    }
+
+    /// "created", "running", "paused" or "stopped": the runtime spec's words.
+    pub(super) async fn status(&self) -> Result<&'static str, Error> {
+        let state = self.state().await?;
         Ok(match state.status.enum_value() {
             Ok(Status::CREATED) => "created",
             Ok(Status::RUNNING) => "running",

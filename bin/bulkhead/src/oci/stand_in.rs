@@ -39,6 +39,8 @@ struct Order {
     id: String,
     /// Empty: the container's first process.
     exec: String,
+    /// The machine is its container's, and ends with it.
+    alone: bool,
     terminal: bool,
     stdin: Option<i32>,
     stdout: Option<i32>,
@@ -55,6 +57,8 @@ struct Order {
 pub(super) struct Wanted<'a> {
     pub(super) id: &'a str,
     pub(super) exec: &'a str,
+    /// The machine is its container's, and ends with it.
+    pub(super) alone: bool,
     pub(super) near: Near,
     /// The terminal of the host; all three streams are it.
     pub(super) terminal: Option<OwnedFd>,
@@ -69,7 +73,7 @@ pub(super) struct Wanted<'a> {
 pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
     let failed = || Error::host("be started");
     let (mut words, word) = std::io::pipe().map_err(failed())?;
-    let alone = wanted.exec.is_empty();
+    let first = wanted.exec.is_empty();
     let mut jail = Jail::detached();
     let near = wanted.near;
     let stdio = |relayed: bool| -> Result<Stdio, Error> {
@@ -92,6 +96,7 @@ pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
     let order = Order {
         id: wanted.id.to_owned(),
         exec: wanted.exec.to_owned(),
+        alone: wanted.alone,
         terminal: wanted.has_terminal,
         stdin: number(near.stdin),
         stdout: number(near.stdout),
@@ -103,7 +108,7 @@ pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
     let order = serde_json::to_string(&order).map_err(|error| Error::Answer(error.to_string()))?;
     command.arg(order);
     let guard = jail.apply(&mut command);
-    if alone {
+    if first {
         namespaces::next_child_alone().map_err(failed())?;
     }
     let child = command.spawn().map_err(failed())?;
@@ -137,6 +142,8 @@ pub(crate) fn main(order: &str) -> ExitCode {
     let held = Held {
         near,
         shim,
+        alone: order.alone,
+        group: None,
         terminal: order.terminal,
         _kept: order.held.iter().copied().filter_map(taken).collect(),
     };
@@ -161,21 +168,21 @@ pub(crate) fn main(order: &str) -> ExitCode {
     }
 }
 
-fn stand(order: &Order, held: Held) -> Result<JoinHandle<Result<u8, Error>>, Error> {
+fn stand(order: &Order, mut held: Held) -> Result<JoinHandle<Result<u8, Error>>, Error> {
     let place = Place::find(&order.id)?;
-    let first = order.exec.is_empty();
-    let (spec, origin) = match first {
+    let spec = match order.exec.is_empty() {
         true => {
             let spec = read_json(&place.bundle().join("config.json"))?;
-            let origin = join_cgroup(spec["linux"]["cgroupsPath"].as_str())?;
-            (Some(spec), origin)
+            let path = spec["linux"]["cgroupsPath"].as_str();
+            held.group = join_cgroup(path, order.alone)?;
+            Some(spec)
         }
-        false => (None, None),
+        false => None,
     };
     let exec = order.exec.clone();
     // Started before this thread goes elsewhere, it stays.
     let waiting = std::thread::Builder::new()
-        .spawn(move || container::wait(&place, &exec, held, origin))
+        .spawn(move || container::wait(&place, &exec, held))
         .map_err(Error::host("begin"))?;
     if let Some(spec) = spec {
         view::enter(&spec).map_err(Error::host("be where the container is"))?;
@@ -183,12 +190,19 @@ fn stand(order: &Order, held: Held) -> Result<JoinHandle<Result<u8, Error>>, Err
     Ok(waiting)
 }
 
-/// Goes where the machine is accounted for: by this process others find that place.
-fn join_cgroup(path: Option<&str>) -> Result<Option<Origin>, Error> {
+/// Goes where the container is accounted for: by this process others find that place.
+/// The group of a machine is the shim's to make and to remove.
+fn join_cgroup(path: Option<&str>, alone: bool) -> Result<Option<(Cgroup, Origin)>, Error> {
     let Some(path) = path.filter(|path| !path.is_empty()) else {
         return Ok(None);
     };
-    let joined = Cgroup::of(path).and_then(|group| group.follow());
+    let joined = Cgroup::of(path).and_then(|group| {
+        let origin = match alone {
+            true => group.follow(),
+            false => group.join(),
+        };
+        Ok((group, origin?))
+    });
     joined
         .map(Some)
         .map_err(|error| Error::Answer(chain(&error)))

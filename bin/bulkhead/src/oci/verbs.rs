@@ -130,14 +130,11 @@ pub(crate) fn delete(id: &str, force: bool) -> Result<ExitCode, Error> {
 }
 
 /// Ends a container that lives. The process that stands for it goes by itself when its
-/// shim does.
+/// container has ended, or its shim.
 fn end(place: &Place) -> Result<(), Error> {
     let asked = runtime()?.block_on(async {
         let shim = Shim::connect(place).await?;
-        match shim.kill(FIRST, SIGKILL, true).await {
-            Ok(()) => Ok(()),
-            Err(_) => shim.shut_down(true).await,
-        }
+        shim.kill(FIRST, SIGKILL, true).await
     });
     if asked.is_err() {
         shim::clean(place)?;

@@ -143,9 +143,12 @@ impl Connection {
                     .map(|()| Answer::Done)
                     .map_err(|e| refusal(&e))
             }
-            Request::Process { .. } | Request::Debug(..) | Request::Console(_) => Err(
-                Failure::new("this is asked of pods, and a container of `bulkhead run` is none"),
-            ),
+            Request::Process { .. }
+            | Request::Own { .. }
+            | Request::Debug(..)
+            | Request::Console(_) => Err(Failure::new(
+                "this is asked of pods, and a container of `bulkhead run` is none",
+            )),
             Request::Wait => Ok(self.ended().await),
             Request::Pause => self.freeze(true).await,
             Request::Resume => self.freeze(false).await,

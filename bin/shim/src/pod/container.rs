@@ -270,8 +270,9 @@ impl Pod {
     ) -> Outcome<u32> {
         // Everything of the host is opened while the machine boots.
         let layers = self.lock().layers.clone();
-        let Opened { root, wanting } = match (&request.kind, request.rootfs.as_slice()) {
-            (Kind::Single, []) => rootfs::own(&request.bundle, &request.spec)?,
+        let alone = request.kind == Kind::Single || self.is_of_oci();
+        let Opened { root, wanting } = match (alone, request.rootfs.as_slice()) {
+            (true, []) => rootfs::own(&request.bundle, &request.spec)?,
             (_, mounts) => rootfs::open(mounts, &request.bundle, &request.spec, layers.as_ref())?,
         };
         let ends = stdio::open(&request.paths, self.owner(&request.id)).await?;

@@ -11,6 +11,7 @@ use bulkhead_control::{
     Request, Streams,
 };
 use bulkhead_hypervisor::LINES_KEPT;
+use bulkhead_provision::helper::readable;
 use bulkhead_sandbox::{AgentError, ExecConfig, Sandbox, StdioConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, Semaphore};
@@ -25,6 +26,8 @@ const CONNECTION_LIMIT: usize = 64;
 
 /// Requests of one command that wait for an end, at most.
 const ATTACHED_LIMIT: usize = 64;
+
+const SIGKILL: u32 = 9;
 
 /// Exit code of what ended with its machine.
 const LOST: i32 = 255;
@@ -132,6 +135,7 @@ impl Connection {
     async fn answer(&self, call: Call, fds: Vec<OwnedFd>) -> Answered {
         match call.request {
             Request::Process { container } => self.process(&container),
+            Request::Own { container, exec } => self.own(container, exec, fds),
             Request::Exec(spec, streams) => self.exec(call.number, *spec, streams, fds).await,
             Request::Debug(spec, streams) => self.debug(call.number, *spec, streams, fds).await,
             Request::Console(streams) => self.console(call.number, streams, fds).await,
@@ -208,6 +212,27 @@ impl Connection {
         process.set_apparmor_profile(None);
         process.set_selinux_label(None);
         Ok(Answer::Process(Box::new(process)))
+    }
+
+    /// Lets a process end with whoever stands for it on the host.
+    fn own(&self, container: String, exec: String, fds: Vec<OwnedFd>) -> Answered {
+        let process = self.pod.process(&container, &exec);
+        let process = process.map_err(|failure| refused(&failure))?;
+        let owner = fds.into_iter().next();
+        let owner = owner.ok_or_else(|| Refused::new("the request lacks its descriptor"))?;
+        let pod = Arc::clone(&self.pod);
+        tokio::spawn(async move {
+            let gone = tokio::select! {
+                gone = readable(owner) => gone,
+                _ = process.ended() => return,
+            };
+            if gone.is_ok() {
+                tracing::info!(container, exec, "whoever had the process made is gone");
+                // It may just have ended.
+                let _ = pod.kill(&container, &exec, SIGKILL, exec.is_empty()).await;
+            }
+        });
+        Ok(Answer::Done)
     }
 
     async fn exec(
