@@ -17,6 +17,7 @@ mod connections;
 mod end;
 mod events;
 mod failure;
+mod hooks;
 mod layers;
 mod logger;
 mod logging;

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use bulkhead_bundle::{Growth, Kind, Told};
+use bulkhead_bundle::{Growth, Hook, Hooks, Kind, Told};
 use bulkhead_provision::settle;
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
@@ -44,11 +44,13 @@ use tokio::sync::{Notify, watch};
 use crate::args::Args;
 use crate::events::{Event, Publisher};
 use crate::failure::{Failure, Outcome};
+use crate::hooks::{self, About};
 use crate::layers::Layers;
 use crate::logger::Owner;
 use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
+use crate::stand_in::StandIn;
 use crate::stdio::Paths;
 use crate::trace::{Call, Tracer};
 use mirrors::Mirrors;
@@ -135,6 +137,38 @@ struct Request {
     paths: Paths,
     spec: Spec,
     kind: Kind,
+    hooks: Hooks,
+    /// What stands for it, where that is there already.
+    stand_in: Option<StandIn>,
+}
+
+impl Request {
+    /// Runs what is to run before there is a machine. Where the spec names no network
+    /// namespace there is a new one for it, which the hooks may fill: docker's do.
+    async fn run_hooks(&mut self) -> Outcome<()> {
+        if self.hooks.create.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| Failure::from_error(&error);
+        let stand_in = match bulkhead_bundle::network(&self.spec) {
+            Some(_) => StandIn::new().map_err(failed)?,
+            None => {
+                let own = StandIn::with_network().map_err(failed)?;
+                let path = format!("/proc/{}/ns/net", own.pid());
+                bulkhead_bundle::set_network(&mut self.spec, path.into());
+                own
+            }
+        };
+        let about = About {
+            id: &self.id,
+            bundle: &self.bundle,
+            pid: stand_in.pid(),
+            status: "creating",
+        };
+        hooks::run(&self.hooks.create, about).await?;
+        self.stand_in = Some(stand_in);
+        Ok(())
+    }
 }
 
 impl Pod {
@@ -251,7 +285,7 @@ impl Pod {
             ));
         }
         let bundle = PathBuf::from(&request.bundle);
-        let spec = bulkhead_bundle::read(&bundle)
+        let mut spec = bulkhead_bundle::read(&bundle)
             .map_err(|e| Failure::invalid(bulkhead_provision::chain(&e)))?;
         let options = request.options.as_ref();
         let path = options.and_then(|any| options::path_in_options(&any.type_url, &any.value));
@@ -270,11 +304,16 @@ impl Pod {
         };
         let kind = bulkhead_bundle::kind(&spec).map_err(|e| Failure::invalid(e.to_string()))?;
         self.refuse_stranger(&kind, &spec)?;
+        // Whoever makes a container on its own may have programs of the host beside it.
+        let hooks = match kind {
+            Kind::Single => bulkhead_bundle::take_hooks(&mut spec)?,
+            Kind::Pod | Kind::Member { .. } => Hooks::default(),
+        };
         if kind != Kind::Pod {
             // What can be refused is refused before a machine is started.
             bulkhead_bundle::adapt(spec.clone(), &HashMap::new(), &self.told())?;
         }
-        let request = Request {
+        let mut request = Request {
             id,
             bundle,
             rootfs: request.rootfs,
@@ -286,11 +325,14 @@ impl Pod {
             },
             spec,
             kind,
+            hooks,
+            stand_in: None,
         };
         created.pid = match request.kind {
             Kind::Pod => self.create_pod(request, path.as_deref(), call)?,
             Kind::Member { .. } => self.create_container(request, call).await?,
             Kind::Single => {
+                request.run_hooks().await?;
                 self.begin(&request.spec, path.as_deref(), call)?;
                 let made = self.create_container(request, call).await;
                 if made.is_err() {
@@ -396,6 +438,8 @@ impl Pod {
             (false, "") => {
                 self.booted().await?.container(id).start().await?;
                 process.run();
+                self.run_late_hooks(id, "running", |hooks| &hooks.started)
+                    .await;
             }
             (false, exec) => return self.start_exec(id, exec, &process).await,
         }
@@ -408,6 +452,28 @@ impl Pod {
         }
         settle::soon();
         Ok(())
+    }
+
+    /// Runs hooks of a container whose failure changes nothing.
+    async fn run_late_hooks(
+        &self,
+        id: &str,
+        status: &'static str,
+        which: fn(&Hooks) -> &Vec<Hook>,
+    ) {
+        let known = self.with(id, |own| {
+            let hooks = which(&own.hooks).clone();
+            Ok((hooks, own.bundle().to_owned(), own.pid()))
+        });
+        if let Ok((list, bundle, pid)) = known {
+            let about = About {
+                id,
+                bundle: &bundle,
+                pid,
+                status,
+            };
+            hooks::run_late(&list, about).await;
+        }
     }
 
     fn refuse_pod(&self, id: &str) -> Outcome<()> {

@@ -8,6 +8,8 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use bulkhead_sys::namespaces;
+
 /// Bytes of stack; the C library raises it to what it needs at least.
 const STACK: usize = 16 << 10;
 
@@ -24,6 +26,18 @@ impl StandIn {
     /// # Errors
     /// When the kernel gives this process no more threads.
     pub(crate) fn new() -> io::Result<Self> {
+        Self::start(|| Ok(()))
+    }
+
+    /// Starts one in an empty network namespace of its own: `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// The same, and when there are to be no more namespaces.
+    pub(crate) fn with_network() -> io::Result<Self> {
+        Self::start(namespaces::unshare_network)
+    }
+
+    fn start(prepare: fn() -> io::Result<()>) -> io::Result<Self> {
         let end = Arc::new(OnceLock::new());
         let pid = Arc::new(OnceLock::new());
         let (told, waits) = (Arc::clone(&pid), Arc::clone(&end));
@@ -31,13 +45,15 @@ impl StandIn {
         let thread = std::thread::Builder::new().stack_size(STACK);
         thread.spawn(move || {
             let id = rustix::thread::gettid().as_raw_nonzero().get();
-            let _ = told.set(id.unsigned_abs());
-            waits.wait();
+            let prepared = prepare().map(|()| id.unsigned_abs());
+            let fit = prepared.is_ok();
+            let _ = told.set(prepared.map_err(|error| error.kind()));
+            if fit {
+                waits.wait();
+            }
         })?;
-        Ok(Self {
-            pid: *pid.wait(),
-            end,
-        })
+        let pid = (*pid.wait()).map_err(io::Error::from)?;
+        Ok(Self { pid, end })
     }
 
     /// Its id among the host's processes.
@@ -55,6 +71,15 @@ impl Drop for StandIn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_has_a_network_of_its_own_if_it_is_to() {
+        let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        let own = StandIn::with_network().unwrap();
+        assert_ne!(namespace(own.pid()), namespace(std::process::id()));
+        let plain = StandIn::new().unwrap();
+        assert_eq!(namespace(plain.pid()), namespace(std::process::id()));
+    }
 
     #[test]
     fn each_has_an_id_of_its_own_with_a_namespace_to_it() {

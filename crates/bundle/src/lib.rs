@@ -10,6 +10,7 @@ mod annotation;
 mod debug;
 mod devices;
 mod growth;
+mod hooks;
 mod pod_config;
 mod size;
 mod update;
@@ -31,6 +32,7 @@ use annotation::{
 pub use debug::{Debug, debug};
 pub use devices::BlockDevice;
 pub use growth::{Growth, demand};
+pub use hooks::{Hook, Hooks, take_hooks};
 pub use pod_config::{POD_CONFIG, pod_spec};
 pub use size::{Size, size, spare};
 pub use update::{Room, update};
@@ -181,6 +183,22 @@ fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
 /// The network namespace to join; none: the pod has no network.
 pub fn network(spec: &Spec) -> Option<PathBuf> {
     namespace(spec, LinuxNamespaceType::Network)?.path().clone()
+}
+
+/// Gives a spec the network namespace it asked for without naming one.
+pub fn set_network(spec: &mut Spec, path: PathBuf) {
+    let Some(mut linux) = spec.linux().clone() else {
+        return;
+    };
+    let mut all = linux.namespaces().clone().unwrap_or_default();
+    let own = all
+        .iter_mut()
+        .find(|own| own.typ() == LinuxNamespaceType::Network);
+    if let Some(own) = own {
+        own.set_path(Some(path));
+        linux.set_namespaces(Some(all));
+        spec.set_linux(Some(linux));
+    }
 }
 
 /// The host's control group the pod is to live in.

@@ -25,6 +25,20 @@ pub fn unshare(user: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves the calling thread, and it alone, into a network namespace of its own, which is
+/// empty. unshare(2).
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` when the host's limits are reached.
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: unshare takes flags only; no memory or descriptor of safe code is split.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Makes the calling thread's next child the first process of a process namespace of
 /// its own, with whose end everything in it ends. The thread can start no further
 /// threads from then on. pid_namespaces(7), unshare(2).

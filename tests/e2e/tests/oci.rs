@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bulkhead_e2e::{Answer, busybox_image, next, program};
+use bulkhead_e2e::{Answer, busybox_image, next, program, tool};
 use serde_json::{Value, json};
 
 /// Where containers have their directories, and their machines theirs.
@@ -248,7 +248,7 @@ fn a_bundle_that_cannot_be_run_is_refused_by_name() {
     refused(&with("/linux/namespaces", json!([])), "--network=host");
     refused(
         &with("/process/args", json!(["/nowhere"])),
-        "No such file or directory",
+        "no such file or directory",
     );
     refused(&with("/process/args", json!([])), "command is empty");
     refused(&with("/root/path", json!("nowhere")), "nowhere");
@@ -256,10 +256,14 @@ fn a_bundle_that_cannot_be_run_is_refused_by_name() {
         &with("/linux/cgroupsPath", json!("/a/../../b")),
         "control group",
     );
-    let hook = json!({"prestart": [{"path": "/bin/true"}]});
+    let hook = json!({"createContainer": [{"path": "/bin/true"}]});
     let mut hooked = good.clone();
     hooked["hooks"] = hook;
     refused(&hooked, "OCI hooks");
+    hooked["hooks"] = json!({"prestart": [
+        {"path": "/bin/sh", "args": ["sh", "-c", "echo not today >&2; exit 3"]},
+    ]});
+    refused(&hooked, "not today");
     let mut terminal = good.clone();
     terminal["process"]["terminal"] = true.into();
     refused(&terminal, "--console-socket");
@@ -317,4 +321,63 @@ fn an_error_is_written_where_the_caller_looks() {
     let line: Value = serde_json::from_str(&std::fs::read_to_string(&log).unwrap()).unwrap();
     assert_eq!(line["level"], "error");
     assert!(line["msg"].as_str().unwrap().contains("nobody"));
+}
+
+/// A hook that keeps what it is told, and another that gives the container a network
+/// before it has a machine, as docker's does.
+#[test]
+fn hooks_of_the_host_run_beside_the_container() {
+    let bundle = Bundle::new("ip -o addr show dev given; exec sleep 1000");
+    let id = bundle.prefix.as_str();
+    let at = |name: &str| bundle.path().join(name).display().to_string();
+    let keep = |name: &str| {
+        let script = format!("cat > {}", at(name));
+        json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]})
+    };
+    let script = format!(
+        "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/' {}); \
+         in=\"nsenter --net=/proc/$pid/ns/net\"; \
+         $in ip link add given type veth peer name other && $in ip link set other up && \
+         $in ip link set given up && $in ip addr add 10.9.8.7/24 dev given",
+        at("created")
+    );
+    let path = ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"];
+    let network = json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": path});
+    let mut spec = bundle.spec("ip -o addr show dev given; exec sleep 1000");
+    spec["hooks"] = json!({
+        "createRuntime": [network],
+        "prestart": [keep("created")],
+        "poststart": [keep("started"), {"path": "/bin/false"}],
+        "poststop": [keep("stopped")],
+    });
+    bundle.write(&spec);
+    let created = bundle.create(id);
+    assert_eq!(created.code, 0, "{created:?}");
+    assert!(!bundle.path().join("started").exists());
+    assert_eq!(bundle.bulkhead(&["start", id]).code, 0);
+    let told = |name: &str| -> Value {
+        let text = std::fs::read_to_string(bundle.path().join(name)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    assert_eq!(told("created")["status"], "creating");
+    assert_eq!(told("started")["status"], "running");
+    assert_eq!(told("started")["id"], id);
+    // What stands for the container is in that network, too.
+    let pid = std::fs::read_to_string(bundle.path().join("pid")).unwrap();
+    let namespace = format!("--net=/proc/{pid}/ns/net");
+    tool(
+        "nsenter",
+        &[&namespace, "ip", "link", "show", "dev", "given"],
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let log = || std::fs::read_to_string(bundle.path().join("log")).unwrap();
+    while !log().contains("10.9.8.7/24") {
+        assert!(Instant::now() < deadline, "{:?}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(bundle.bulkhead(&["kill", id, "KILL"]).code, 0);
+    bundle.ends(id);
+    assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);
+    assert_eq!(told("stopped")["status"], "stopped");
+    bundle.leaves_nothing();
 }

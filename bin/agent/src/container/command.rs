@@ -157,8 +157,20 @@ fn failure(name: &str, error: &std::io::Error) -> Error {
     };
     Error::new(
         kind,
-        format!("the command `{name}` cannot be executed: {error}{hint}"),
+        format!(
+            "the command `{name}` cannot be executed: {}{hint}",
+            words(error)
+        ),
     )
+}
+
+/// The kernel's reason as docker looks for it in what a runtime says.
+fn words(error: &std::io::Error) -> String {
+    let text = error.to_string().to_lowercase();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +185,20 @@ mod tests {
         let (path, _, env) = prepare(&process, "/root").unwrap();
         let text = |word: CString| word.into_string().unwrap();
         (text(path), env.into_iter().map(text).collect())
+    }
+
+    #[test]
+    fn a_failure_has_the_words_managers_look_for() {
+        let missing = failure("x", &std::io::Error::from_raw_os_error(libc::ENOENT));
+        assert!(
+            missing.to_string().ends_with("no such file or directory"),
+            "{missing}"
+        );
+        let denied = failure("x", &std::io::Error::from_raw_os_error(libc::EACCES));
+        assert!(
+            denied.to_string().ends_with("permission denied"),
+            "{denied}"
+        );
     }
 
     #[test]

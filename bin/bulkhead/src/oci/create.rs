@@ -82,7 +82,8 @@ fn fill(
     let stdio = Stdio::open(place, "first", bundle.terminal)?;
     let told = (stdio.paths.clone(), wanted.config.as_deref());
     let at = place.bundle();
-    runtime.block_on(shim.create(&at, told.0, bundle.terminal, told.1))?;
+    let created = shim.create(&at, told.0, bundle.terminal, told.1);
+    let told = runtime.block_on(created)?;
     if host.is_some() {
         Shim::own(place, FIRST, &owner)?;
     }
@@ -92,6 +93,7 @@ fn fill(
         id: place.id(),
         exec: FIRST,
         alone: host.is_none(),
+        told,
         near,
         has_terminal: bundle.terminal,
         terminal: console,

@@ -64,6 +64,7 @@ pub(crate) fn exec(wanted: &Execution) -> Result<ExitCode, Error> {
         id: place.id(),
         exec: &exec,
         alone: false,
+        told: 0,
         near,
         has_terminal: terminal,
         terminal: console,

@@ -163,13 +163,14 @@ impl Shim {
         }
     }
 
+    /// Has the container made; the process id the shim tells for it.
     pub(super) async fn create(
         &self,
         bundle: &Path,
         paths: Paths,
         terminal: bool,
         config: Option<&Path>,
-    ) -> Result<(), Error> {
+    ) -> Result<u32, Error> {
         let request = CreateTaskRequest {
             id: self.id.clone(),
             bundle: bundle.display().to_string(),
@@ -181,7 +182,7 @@ impl Shim {
             ..Default::default()
         };
         let created = self.task.create(context(), &request).await;
-        created.map(drop).map_err(failed)
+        created.map(|created| created.pid).map_err(failed)
     }
 
     /// Notes a further process; `spec` is OCI's, as JSON.

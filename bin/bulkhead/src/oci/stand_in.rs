@@ -41,6 +41,8 @@ struct Order {
     exec: String,
     /// The machine is its container's, and ends with it.
     alone: bool,
+    /// The process id the shim has told for the container.
+    told: u32,
     terminal: bool,
     stdin: Option<i32>,
     stdout: Option<i32>,
@@ -59,6 +61,8 @@ pub(super) struct Wanted<'a> {
     pub(super) exec: &'a str,
     /// The machine is its container's, and ends with it.
     pub(super) alone: bool,
+    /// The process id the shim has told for the container.
+    pub(super) told: u32,
     pub(super) near: Near,
     /// The terminal of the host; all three streams are it.
     pub(super) terminal: Option<OwnedFd>,
@@ -97,6 +101,7 @@ pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
         id: wanted.id.to_owned(),
         exec: wanted.exec.to_owned(),
         alone: wanted.alone,
+        told: wanted.told,
         terminal: wanted.has_terminal,
         stdin: number(near.stdin),
         stdout: number(near.stdout),
@@ -185,7 +190,7 @@ fn stand(order: &Order, mut held: Held) -> Result<JoinHandle<Result<u8, Error>>,
         .spawn(move || container::wait(&place, &exec, held))
         .map_err(Error::host("begin"))?;
     if let Some(spec) = spec {
-        view::enter(&spec).map_err(Error::host("be where the container is"))?;
+        view::enter(&spec, order.told).map_err(Error::host("be where the container is"))?;
     }
     Ok(waiting)
 }

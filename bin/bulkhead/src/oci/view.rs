@@ -17,15 +17,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 /// Takes this thread, and whatever the kernel tells of its process, there.
-pub(super) fn enter(spec: &Value) -> io::Result<()> {
-    let network = match network(spec) {
-        Some(path) => Some(rustix::fs::open(
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?),
-        None => None,
-    };
+///
+/// `told` is the process the shim has told for the container: one whose spec names no
+/// network may have got one by its hooks.
+pub(super) fn enter(spec: &Value, told: u32) -> io::Result<()> {
+    let made = format!("/proc/{told}/ns/net");
+    let network = open(network(spec).unwrap_or(&made))?;
+    let own = open("/proc/self/ns/net")?;
+    let network = (identity(&network)? != identity(&own)?).then_some(network);
     namespaces::unshare(false)?;
     if let Some(network) = network {
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -37,6 +36,17 @@ pub(super) fn enter(spec: &Value) -> io::Result<()> {
         attach(&root, mount);
     }
     pivot(&root)
+}
+
+fn open(path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Two paths are the same namespace when they are the same inode. namespaces(7).
+fn identity(namespace: &OwnedFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(namespace)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn network(spec: &Value) -> Option<&str> {

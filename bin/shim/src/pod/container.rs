@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bulkhead_bundle::{Adapted, Bind, Kind};
+use bulkhead_bundle::{Adapted, Bind, Hooks, Kind};
 use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{AgentError, ContainerConfig, MemoryVolume, Rootfs, Sandbox, Volume};
 use bulkhead_share::Detached;
@@ -40,6 +40,7 @@ pub(crate) struct Container {
     shared: Vec<String>,
     /// Its disks.
     disks: Vec<Use>,
+    pub(super) hooks: Hooks,
     /// Compiled filter, which further processes get too.
     pub(super) seccomp: Vec<u8>,
     /// Its limits as containerd told them.
@@ -61,6 +62,7 @@ impl Container {
             execs: HashMap::new(),
             shared: Vec::new(),
             disks: Vec::new(),
+            hooks: Hooks::default(),
             seccomp: Vec::new(),
             resources: None,
             paused: false,
@@ -286,7 +288,10 @@ impl Pod {
         let Adapted { spec, binds, disks } =
             bulkhead_bundle::adapt(request.spec, &sysctls, &self.told())?;
         let opened = disks::open(&disks)?;
-        let stand_in = StandIn::new().map_err(|error| Failure::from_error(&error))?;
+        let stand_in = match request.stand_in {
+            Some(own) => own,
+            None => StandIn::new().map_err(|error| Failure::from_error(&error))?,
+        };
         let pid = stand_in.pid();
         let mut shared = Shared::new(self);
         let root = match root {
@@ -342,6 +347,7 @@ impl Pod {
             execs: HashMap::new(),
             shared: shared.keep(),
             disks: uses,
+            hooks: request.hooks,
             seccomp,
             resources,
             paused: false,

@@ -25,6 +25,8 @@ impl Pod {
             }
         };
         if exec.is_empty() {
+            self.run_late_hooks(id, "stopped", |hooks| &hooks.stopped)
+                .await;
             self.remove_container(id).await?;
         } else {
             self.with(id, |container| {
