@@ -6,6 +6,7 @@ mod check;
 mod containerd2;
 mod demo;
 mod deploy;
+mod docker;
 mod e2e_cluster;
 mod fuzz;
 mod guest;

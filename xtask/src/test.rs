@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::run::{self, Outcome};
-use crate::{Kernel, containerd2, demo, guest, lab, prerequisites};
+use crate::{Kernel, containerd2, demo, docker, guest, lab, prerequisites};
 
 /// What is tried once more with containerd 2, by who runs the sandbox of a pod:
 /// containerd, by a task, or the shim, by the Sandbox API. Patterns of cargo's.
@@ -26,6 +26,7 @@ pub(crate) fn run(yes: bool) -> Outcome {
     };
     timed("packages", &mut || prerequisites::install(yes))?;
     timed("helm", &mut || prerequisites::helm())?;
+    timed("docker", &mut docker::fetch)?;
     timed("program", &mut || {
         run::command(run::cargo().args([
             "build",

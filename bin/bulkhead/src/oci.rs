@@ -31,7 +31,7 @@ pub(crate) use create::{Creation, create};
 pub(crate) use exec::{Execution, exec};
 use place::Place;
 pub(crate) use place::exists;
-pub(crate) use verbs::{delete, features, kill, list, pause, start, state, update};
+pub(crate) use verbs::{delete, features, host_processes, kill, list, pause, start, state, update};
 
 use std::path::PathBuf;
 

@@ -11,6 +11,7 @@
     reason = "a test that cannot set itself up has failed"
 )]
 
+mod docker;
 mod group;
 mod guide;
 pub mod kubelet;
@@ -21,6 +22,7 @@ mod podman;
 pub mod replay;
 mod software;
 
+pub use docker::{DOCKER_IMAGE, Docker};
 pub use group::{PodGroup, bound};
 pub use guide::guide;
 pub use k8s_cri::v1 as cri;

@@ -282,7 +282,11 @@ impl Drop for Podman {
         while !in_cgroup(&own).is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
-        remove_cgroup(&format!("{}/conmon", self.namespace));
+        for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
+            for group in entries(&hierarchy.join(&self.namespace)) {
+                let _ = std::fs::remove_dir(group);
+            }
+        }
         remove_cgroup(&self.namespace);
     }
 }

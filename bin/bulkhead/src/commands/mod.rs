@@ -47,7 +47,10 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         },
         Command::Debug(options) => debug::run(&root()?, options),
         Command::Cp(options) => cp::run(&root()?, &options),
-        Command::Ps(options) => ps::run(&root()?, &options),
+        Command::Ps(options) => match oci::ps(&options) {
+            Some(done) => done,
+            None => ps::run(&root()?, &options),
+        },
         Command::Logs(options) => logs::run(&root()?, &options),
         Command::Attach(options) => attach::run(&root()?, &options),
         Command::Stop(options) => lifecycle::stop(&root()?, &options),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::signal;
 use super::time::rfc3339;
 use crate::cli::oci::{CreateOptions, LogFormat, OciCommand};
-use crate::cli::{ExecOptions, Format, KillOptions, Names};
+use crate::cli::{ExecOptions, Format, KillOptions, Names, PsOptions};
 use crate::oci::{self, Creation, Execution};
 use crate::report::{CommandError, Outcome};
 
@@ -90,6 +90,20 @@ pub(super) fn pause(names: &Names, pause: bool) -> Option<Outcome> {
         [id] if oci::exists(id) => Some(oci::pause(id, pause).map_err(CommandError::from)),
         _ => None,
     }
+}
+
+/// `ps --format json ID`, as containerd's shim for OCI runtimes asks; none: what is named
+/// is no container of `create`.
+pub(super) fn ps(options: &PsOptions) -> Option<Outcome> {
+    let id = options.pod.as_deref()?;
+    if options.format.format != Format::Json || !oci::exists(id) {
+        return None;
+    }
+    let told = oci::host_processes(id).map(|pids| {
+        println!("{}", Value::from(pids));
+        ExitCode::SUCCESS
+    });
+    Some(told.map_err(CommandError::from))
 }
 
 fn list(format: Format) -> Outcome {

@@ -31,10 +31,14 @@ pub(super) struct Bundle {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
-/// Reads a file of JSON that is not too large.
+/// Reads a file of JSON that is not too large; `-` is standard input.
 pub(super) fn read_json(path: &Path) -> Result<Value, Error> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
+    let opened: std::io::Result<Box<dyn Read>> = match path == Path::new("-") {
+        true => Ok(Box::new(std::io::stdin())),
+        false => std::fs::File::open(path).map(|file| Box::new(file) as Box<dyn Read>),
+    };
+    opened
         .and_then(|file| file.take(SPEC_LIMIT as u64 + 1).read_to_end(&mut bytes))
         .map_err(Error::io("read", path))?;
     if bytes.len() > SPEC_LIMIT {

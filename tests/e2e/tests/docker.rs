@@ -1,0 +1,91 @@
+//! Real Docker, with the program as one of its runtimes.
+
+use std::time::{Duration, Instant};
+
+use bulkhead_e2e::{DOCKER_IMAGE, Docker, Person, in_machine};
+
+const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done";
+
+#[test]
+fn a_container_of_docker_lives_in_its_own_kernel() {
+    let docker = Docker::start();
+    let begun = docker.run(&["-d", "--name", "web"], &["sh", "-c", POLITE]);
+    assert_eq!(begun.code, 0, "{begun:?}");
+    let exec = |script: &str| docker.docker(&["exec", "web", "sh", "-c", script]);
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(exec("uname -r").out != host.trim(), in_machine());
+    assert_eq!(exec("exit 7").code, 7);
+    // Its network is made by a hook, when the container has none yet.
+    assert!(exec("ip -o addr show dev eth0").out.contains("10.66.0."));
+    assert_eq!(exec("ping -c 1 -W 5 10.66.0.1 > /dev/null").code, 0);
+
+    assert_eq!(exec("echo inside > /home/file").code, 0);
+    let copied = docker.docker(&["cp", "web:/home/file", "-"]);
+    assert!(copied.out.contains("inside"), "{copied:?}");
+    assert_eq!(docker.docker(&["top", "web"]).code, 0);
+    let stats = docker.docker(&["stats", "--no-stream", "--format", "{{.PIDs}}", "web"]);
+    assert_ne!(stats.out, "0", "{stats:?}");
+    assert_eq!(docker.docker(&["pause", "web"]).code, 0);
+    assert_eq!(docker.docker(&["unpause", "web"]).code, 0);
+    let limits = ["update", "--memory", "300m", "--memory-swap", "300m", "web"];
+    assert_eq!(docker.docker(&limits).code, 0);
+
+    assert_eq!(docker.docker(&["stop", "web"]).code, 0);
+    let fact = |template: &str| docker.docker(&["inspect", "--format", template, "web"]).out;
+    assert_eq!(fact("{{.State.ExitCode}}"), "3");
+    assert_eq!(docker.docker(&["logs", "web"]).out, "up\nbye");
+    assert_eq!(docker.docker(&["start", "web"]).code, 0);
+    assert_eq!(exec("cat /home/file").out, "inside");
+    assert_eq!(docker.docker(&["kill", "web"]).code, 0);
+    assert_eq!(docker.docker(&["rm", "web"]).code, 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !docker.leftovers().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", docker.leftovers());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn docker_hears_why_something_cannot_run() {
+    let docker = Docker::start();
+    assert_eq!(docker.run(&["--rm"], &["/nowhere"]).code, 127);
+    assert_eq!(docker.run(&["--rm"], &["/etc"]).code, 126);
+    assert_eq!(docker.run(&["--rm"], &["sh", "-c", "exit 9"]).code, 9);
+    let whole = docker.run(
+        &["--rm"],
+        &["sh", "-c", "head -c 2000000 /dev/zero; echo e >&2"],
+    );
+    assert_eq!((whole.out.len(), whole.err.as_str()), (2_000_000, "e\n"));
+    if in_machine() {
+        // Which Docker names by a path.
+        let refused = docker.run(&["--rm", "--network", "host"], &["true"]);
+        assert!(refused.err.contains("the host's own"), "{refused:?}");
+        for option in ["--pid=host", "--ipc=host"] {
+            let refused = docker.run(&["--rm", option], &["true"]);
+            assert!(refused.err.contains(option), "{refused:?}");
+        }
+    }
+}
+
+#[test]
+fn a_terminal_of_docker_is_one() {
+    let docker = Docker::start();
+    let runtime = if in_machine() { "kata" } else { "runc" };
+    let words = [
+        "run",
+        "--rm",
+        "-it",
+        "--runtime",
+        runtime,
+        DOCKER_IMAGE,
+        "sh",
+    ];
+    let mut person = Person::starts(&docker.command(&words));
+    person.types("echo $((6 * 7))\n");
+    person.sees("42");
+    person.resizes(40, 100);
+    person.types("while [ \"$(stty size)\" != '40 100' ]; do :; done; echo as $((2 * 20)) rows\n");
+    person.sees("as 40 rows");
+    person.types("exit 5\n");
+    assert_eq!(person.ends(), Some(5));
+}
