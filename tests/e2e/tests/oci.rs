@@ -276,6 +276,14 @@ fn a_bundle_that_cannot_be_run_is_refused_by_name() {
     assert_eq!(bundle.create(id).code, 0);
     assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);
 
+    // Nobody can be told of it.
+    let dir = bundle.path().display().to_string();
+    let words = ["create", "--bundle", &dir, "--pid-file", "/nowhere/pid", id];
+    let mut untold = bundle.command(&words);
+    untold.stdout(Stdio::null()).stderr(Stdio::null());
+    assert_eq!(untold.status().unwrap().code(), Some(125));
+    bundle.leaves_nothing();
+
     std::fs::write(bundle.path().join("config.json"), "{").unwrap();
     assert!(bundle.create(id).err.contains("config.json"));
     std::fs::remove_file(bundle.path().join("config.json")).unwrap();

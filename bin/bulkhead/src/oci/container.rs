@@ -1,6 +1,7 @@
 //! What a stand-in does while the process it stands for lives.
 
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,8 +42,13 @@ pub(super) struct Held {
 }
 
 /// Waits for a process's end, and for a container's takes everything away that was made
-/// for it; the exit code.
-pub(super) fn wait(place: &Place, exec: &str, held: Held) -> Result<u8, Error> {
+/// for it; the exit code. Says when it hears signals.
+pub(super) fn wait(
+    place: &Place,
+    exec: &str,
+    held: Held,
+    attends: &Sender<()>,
+) -> Result<u8, Error> {
     runtime()?.block_on(async {
         let shim = Shim::connect(place).await?;
         let raw = match held.terminal {
@@ -50,7 +56,9 @@ pub(super) fn wait(place: &Place, exec: &str, held: Held) -> Result<u8, Error> {
             false => None,
         };
         let outputs = relay(held.near);
-        let code = attend(&shim, exec, held.terminal).await;
+        let heard = Heard::new()?;
+        let _ = attends.send(());
+        let code = attend(&shim, exec, held.terminal, heard).await;
         let ended = code.is_ok();
         if ended {
             settle(outputs).await;
@@ -66,14 +74,29 @@ pub(super) fn wait(place: &Place, exec: &str, held: Held) -> Result<u8, Error> {
     })
 }
 
-/// Passes on what this process is told until the other has ended.
-async fn attend(shim: &Shim, exec: &str, terminal: bool) -> Result<u32, Error> {
-    let (tell, mut told) = mpsc::channel(1);
-    for kind in PASSED {
-        let signals = signal(kind).map_err(Error::host("hear signals"))?;
-        tokio::spawn(listen(signals, kind, tell.clone()));
+/// What this process is told.
+struct Heard {
+    signals: mpsc::Receiver<u32>,
+    resized: Signal,
+}
+
+impl Heard {
+    fn new() -> Result<Self, Error> {
+        let (tell, signals) = mpsc::channel(1);
+        for kind in PASSED {
+            let heard = signal(kind).map_err(Error::host("hear signals"))?;
+            tokio::spawn(listen(heard, kind, tell.clone()));
+        }
+        let resized = signal(SignalKind::window_change());
+        Ok(Self {
+            signals,
+            resized: resized.map_err(Error::host("hear signals"))?,
+        })
     }
-    let mut resized = signal(SignalKind::window_change()).map_err(Error::host("hear signals"))?;
+}
+
+/// Passes it on until the other process has ended.
+async fn attend(shim: &Shim, exec: &str, terminal: bool, mut heard: Heard) -> Result<u32, Error> {
     if terminal && let Some(size) = terminal_size() {
         let _ = shim.resize(exec, size).await;
     }
@@ -82,11 +105,11 @@ async fn attend(shim: &Shim, exec: &str, terminal: bool) -> Result<u32, Error> {
     loop {
         tokio::select! {
             code = &mut end => return code,
-            Some(number) = told.recv() => {
+            Some(number) = heard.signals.recv() => {
                 // It may just have ended.
                 let _ = shim.kill(exec, number, false).await;
             }
-            Some(()) = resized.recv(), if terminal => {
+            Some(()) = heard.resized.recv(), if terminal => {
                 if let Some(size) = terminal_size() {
                     let _ = shim.resize(exec, size).await;
                 }

@@ -89,7 +89,7 @@ fn fill(
     }
     drop(owner);
     let (near, made) = stdio.split();
-    let child = stand_in::start(Wanted {
+    let mut child = stand_in::start(Wanted {
         id: place.id(),
         exec: FIRST,
         alone: host.is_none(),
@@ -103,15 +103,18 @@ fn fill(
     })?;
     drop(made);
     let pid = child.id();
-    place.write_record(&Record {
+    let record = Record {
         pid,
         bundle: bundle.dir.clone(),
         rootfs: bundle.rootfs.clone(),
         machine: host.unwrap_or(place).id().to_owned(),
         created: rfc3339(SystemTime::now()),
         annotations: bundle.annotations.clone(),
-    })?;
-    write_pid(wanted.pid_file.as_deref(), pid)
+    };
+    let told = place
+        .write_record(&record)
+        .and_then(|()| write_pid(wanted.pid_file.as_deref(), pid));
+    told.inspect_err(|_| stand_in::end(&mut child))
 }
 
 /// Tells whoever waits for it which process stands for the container's.

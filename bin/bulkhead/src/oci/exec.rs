@@ -73,7 +73,8 @@ pub(crate) fn exec(wanted: &Execution) -> Result<ExitCode, Error> {
     });
     drop(made);
     let mut child = child?;
-    write_pid(wanted.pid_file.as_deref(), child.id())?;
+    let told = write_pid(wanted.pid_file.as_deref(), child.id());
+    told.inspect_err(|_| stand_in::end(&mut child))?;
     if wanted.detach {
         return Ok(ExitCode::SUCCESS);
     }

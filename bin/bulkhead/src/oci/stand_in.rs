@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use bulkhead_sys::cgroup::{Cgroup, Origin};
@@ -129,6 +130,12 @@ pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
     }
 }
 
+/// Ends one nobody can be told of; what it stands for ends with it.
+pub(super) fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// Is one, by what it was executed with.
 pub(crate) fn main(order: &str) -> ExitCode {
     let Ok(order) = serde_json::from_str::<Order>(order) else {
@@ -185,12 +192,20 @@ fn stand(order: &Order, mut held: Held) -> Result<JoinHandle<Result<u8, Error>>,
         false => None,
     };
     let exec = order.exec.clone();
+    let (tell, attends) = mpsc::channel();
     // Started before this thread goes elsewhere, it stays.
     let waiting = std::thread::Builder::new()
-        .spawn(move || container::wait(&place, &exec, held))
+        .spawn(move || container::wait(&place, &exec, held, &tell))
         .map_err(Error::host("begin"))?;
     if let Some(spec) = spec {
         view::enter(&spec, order.told).map_err(Error::host("be where the container is"))?;
+    }
+    // A signal that comes before it is listened to would be lost.
+    if attends.recv().is_err() {
+        let ended = waiting.join().unwrap_or(Ok(LOST));
+        return Err(ended
+            .err()
+            .unwrap_or_else(|| Error::Answer("the container ended while it was made".to_owned())));
     }
     Ok(waiting)
 }
