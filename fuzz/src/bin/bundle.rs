@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use bulkhead_bundle::{BlockDevice, Told};
+use bulkhead_bundle::{BlockDevice, Hook, Told};
 use bulkhead_config::Config;
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 
@@ -22,6 +22,14 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         assert!(size.memory < ROOM && size.vcpus > 0);
     }
     let _ = bulkhead_bundle::size(&spec, &Config::default(), None);
+    let mut alone = spec.clone();
+    if let Ok(hooks) = bulkhead_bundle::take_hooks(&mut alone) {
+        assert!(alone.hooks().is_none());
+        let all = [hooks.create, hooks.started, hooks.stopped].concat();
+        let fits = |hook: &Hook| hook.path.is_absolute() && !hook.patience.is_zero();
+        assert!(all.iter().all(fits));
+    }
+    bulkhead_bundle::set_network(&mut alone, "/run/netns/own".into());
     let told = Told {
         pod: 7,
         containers: [(8, "app".to_owned())].into(),
