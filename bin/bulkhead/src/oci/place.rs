@@ -15,6 +15,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -194,6 +196,20 @@ impl Place {
     /// Waits until there is not.
     pub(super) fn wait(&self) -> Result<(), Error> {
         self.lock(FlockOperation::LockShared).map(drop)
+    }
+
+    /// Waits for that, but not long; is there nobody?
+    pub(super) fn ends_within(&self, time: Duration) -> Result<bool, Error> {
+        let (tell, ended) = mpsc::channel();
+        let place = self.clone();
+        // flock(2) knows no timeout; the thread ends with this process at the latest.
+        std::thread::spawn(move || {
+            let _ = tell.send(place.wait());
+        });
+        match ended.recv_timeout(time) {
+            Ok(outcome) => outcome.map(|()| true),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Removes everything.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,10 @@ use super::{Error, Place, runtime};
 const OCI_VERSION: &str = "1.2.0";
 
 const SIGKILL: u32 = 9;
+
+/// How long a container that was killed may take to be gone, its hooks and the files it
+/// wrote included.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a container is: the runtime spec's words.
 fn status(place: &Place) -> &'static str {
@@ -143,11 +148,17 @@ pub(crate) fn delete(id: &str, force: bool) -> Result<ExitCode, Error> {
 fn end(place: &Place) -> Result<(), Error> {
     let asked = runtime()?.block_on(async {
         let shim = Shim::connect(place).await?;
-        shim.kill(FIRST, SIGKILL, true).await
+        match shim.kill(FIRST, SIGKILL, true).await {
+            // It has ended, and what was made for it is being taken away.
+            Err(_) if shim.status().await? == "stopped" => Ok(()),
+            killed => killed,
+        }
     });
-    if asked.is_err() {
-        shim::clean(place)?;
+    if asked.is_ok() && place.ends_within(PATIENCE)? {
+        return Ok(());
     }
+    // A shim or a guest that does not obey.
+    shim::clean(place)?;
     place.wait()
 }
 
