@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::packages;
 use crate::run::{self, Outcome};
 
 /// The release of Debian whose containerd it is.
@@ -59,19 +60,12 @@ fn fetch(dir: &Path) -> Outcome {
     };
     apt(&["update"])?;
     apt(&["download", "containerd"])?;
-    let found = std::fs::read_dir(dir).map_err(|e| e.to_string())?;
-    let package = found
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|end| end == "deb"))
-        .ok_or("apt downloaded no package")?;
-    let root = dir.join("root");
-    run::command(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&root))?;
+    packages::unpack(dir)?;
     // The release's lists are a hundred times what was wanted.
     for part in ["lists", "cache"] {
         std::fs::remove_dir_all(dir.join(part)).map_err(|e| e.to_string())?;
     }
-    std::fs::remove_file(package).map_err(|e| e.to_string())
+    Ok(())
 }
 
 /// The same archive the machine has its packages from, with the other release; its

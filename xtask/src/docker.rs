@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use crate::packages;
 use crate::run::{self, Outcome};
 
 /// Debian's packages.
@@ -18,16 +19,7 @@ pub(crate) fn fetch() -> Outcome {
         // The user apt fetches as may not write here.
         apt.args(["-qq", "-o", "APT::Sandbox::User=root", "download"]);
         run::command(apt.args(PACKAGES).current_dir(&dir))?;
-        for entry in std::fs::read_dir(&dir)
-            .map_err(|e| e.to_string())?
-            .flatten()
-        {
-            let path = entry.path();
-            if path.extension().is_some_and(|end| end == "deb") {
-                run::command(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&root))?;
-                std::fs::remove_file(path).map_err(|e| e.to_string())?;
-            }
-        }
+        packages::unpack(&dir)?;
     }
     let mut ask = Command::new(root.join("usr/sbin/dockerd"));
     println!("{}", run::said(ask.arg("--version"))?);

@@ -13,6 +13,7 @@ mod guest;
 mod images;
 mod kubernetes;
 mod lab;
+mod packages;
 mod prerequisites;
 mod run;
 mod test;

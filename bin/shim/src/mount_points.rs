@@ -32,8 +32,7 @@ pub(crate) fn make(root: OwnedFd, spec: &Spec) -> Outcome<()> {
 
 fn make_one(root: &Rooted, mount: &Mount, target: &Path) -> Outcome<()> {
     let source = mount.source().as_deref();
-    let bind = mount.typ().as_deref() == Some("bind");
-    let file = bind && source.is_some_and(|source| !source.is_dir());
+    let file = bulkhead_bundle::is_bind(mount) && source.is_some_and(|source| !source.is_dir());
     let made = match file {
         true => root.make_file(target),
         false => root.make_dir(target),

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_provision::helper::readable;
 use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use containerd_shim_protos::shim_async::{Task, create_task};
 use futures::stream;
@@ -12,8 +13,6 @@ use tokio::net::UnixListener as AsyncListener;
 use tokio::time::timeout;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
-
-use bulkhead_provision::helper::readable;
 
 use crate::args::Args;
 use crate::connections::Connections;

@@ -167,7 +167,8 @@ fn guest_namespaces(spec: &Spec, told: &Told) -> Result<Vec<LinuxNamespace>, Ref
     Ok(kept)
 }
 
-pub(crate) fn is_bind(mount: &Mount) -> bool {
+/// Does a mount show something that is there already, by its type or by an option?
+pub fn is_bind(mount: &Mount) -> bool {
     let options = mount.options().as_deref().unwrap_or(&[]);
     mount.typ().as_deref() == Some("bind")
         || options.iter().any(|word| word == "bind" || word == "rbind")

@@ -23,7 +23,7 @@ use bulkhead_protocol::{SPEC_LIMIT, name};
 use bulkhead_status::Kubernetes;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-pub use adapt::{Adapted, Bind, Told, adapt};
+pub use adapt::{Adapted, Bind, Told, adapt, is_bind};
 pub use annotation::is_of_crio;
 use annotation::{
     CONTAINER_NAME, CONTAINER_TYPE, Fact, LOG_DIRECTORY, LOG_PATH, POD_NAME, POD_NAMESPACE,
@@ -243,7 +243,7 @@ pub fn shared_memory(spec: &Spec) -> u64 {
         .iter()
         .find(|mount| mount.destination() == Path::new("/dev/shm"));
     let source = own
-        .filter(|mount| adapt::is_bind(mount))
+        .filter(|mount| is_bind(mount))
         .and_then(|m| m.source().clone());
     let stat = source.and_then(|path| rustix::fs::statvfs(path).ok());
     stat.map(|stat| stat.f_blocks * stat.f_frsize)

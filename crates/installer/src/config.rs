@@ -137,6 +137,16 @@ pub struct Place {
 const OWN: &str = "# Written by `bulkhead node install`, whole: changes are lost.\n";
 
 impl Place {
+    /// A file that is ours, and is all its runtime is asked about.
+    fn own(runtime: Runtime, path: &str, form: Form) -> Self {
+        Self {
+            runtime,
+            path: path.into(),
+            main: path.into(),
+            form,
+        }
+    }
+
     /// Whether the file is shared with its owner.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -300,22 +310,12 @@ pub fn place(
     let known = || version.ok_or(ConfigError::Version(runtime));
     match runtime {
         Runtime::Crio => {
-            let path = PathBuf::from("/etc/crio/crio.conf.d/50-bulkhead.conf");
-            Ok(Place {
-                runtime,
-                main: path.clone(),
-                path,
-                form: Form::Crio,
-            })
+            let path = "/etc/crio/crio.conf.d/50-bulkhead.conf";
+            Ok(Place::own(runtime, path, Form::Crio))
         }
         Runtime::Podman => {
-            let path = PathBuf::from("/etc/containers/containers.conf.d/50-bulkhead.conf");
-            Ok(Place {
-                runtime,
-                main: path.clone(),
-                path,
-                form: Form::Podman,
-            })
+            let path = "/etc/containers/containers.conf.d/50-bulkhead.conf";
+            Ok(Place::own(runtime, path, Form::Podman))
         }
         Runtime::K0s => {
             let version = known()?;
@@ -325,13 +325,12 @@ pub fn place(
             } else {
                 Schema::Two
             };
-            let path = PathBuf::from("/etc/k0s/containerd.d/bulkhead.toml");
-            Ok(Place {
+            let path = "/etc/k0s/containerd.d/bulkhead.toml";
+            Ok(Place::own(
                 runtime,
-                main: path.clone(),
                 path,
-                form: Form::Containerd { schema, naming },
-            })
+                Form::Containerd { schema, naming },
+            ))
         }
         Runtime::K3s | Runtime::Rke2 => imported(tree, runtime, version),
         Runtime::Containerd => containerd(tree, known()?),

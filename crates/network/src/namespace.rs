@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use bulkhead_sys::namespaces;
 use rtnetlink::Handle;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
@@ -47,20 +48,14 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, Error> {
     })
 }
 
-/// Refuses the namespace this process is in, under whatever name: two paths are the same
-/// namespace when they are the same inode. namespaces(7).
+/// Refuses the namespace this process is in, under whatever name.
 pub(crate) fn refuse_own(path: &Path) -> Result<(), Error> {
-    let failed = |error: rustix::io::Errno| Error::Enter {
-        path: path.to_owned(),
-        source: error.into(),
-    };
-    let identity = |fd: &OwnedFd| {
-        let stat = rustix::fs::fstat(fd)?;
-        rustix::io::Result::Ok((stat.st_dev, stat.st_ino))
-    };
     let own = open(Path::new("/proc/thread-self/ns/net"))?;
-    let wanted = open(path)?;
-    match identity(&own).map_err(failed)? == identity(&wanted).map_err(failed)? {
+    let same = namespaces::are_same(own, open(path)?);
+    match same.map_err(|source| Error::Enter {
+        path: path.to_owned(),
+        source,
+    })? {
         true => Err(Error::Own {
             path: path.to_owned(),
         }),

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use bulkhead_sys::mounts;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -51,7 +52,7 @@ pub(crate) fn enclose(dir: &OwnedFd, what: &Tree) -> io::Result<Enclosure> {
     let tree = clone_tree(what)?;
     let proc_self_fd = open_tree("/proc/self/fd")?;
     let cage = tmpfs("64k", MountAttrFlags::empty())?;
-    move_mount(
+    mounts::attach(
         &cage,
         &rustix::fs::openat(CWD, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
     )?;
@@ -148,10 +149,5 @@ fn attach(tree: &OwnedFd, is_file: bool) -> io::Result<()> {
         rustix::fs::open(&place, flags, Mode::from_raw_mode(0o644))?;
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    move_mount(tree, &rustix::fs::open(&place, flags, Mode::empty())?)
-}
-
-fn move_mount(what: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(rustix::mount::move_mount(what, "", to, "", flags)?)
+    mounts::attach(tree, rustix::fs::open(&place, flags, Mode::empty())?)
 }

@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_sys::{mounts, namespaces};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::enclosure::SHARED_DIR;
 
@@ -202,20 +200,16 @@ fn attach(name: &str, tree: &OwnedFd, is_dir: bool) -> io::Result<()> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         rustix::fs::openat(&root, name, flags, Mode::from_raw_mode(0o644))?;
     }
-    let moved = rustix::fs::open(
-        place(name),
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .and_then(|place| {
-        let flags =
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        rustix::mount::move_mount(tree, "", &place, "", flags)
-    });
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(place(name), flags, Mode::empty());
+    let moved = match opened {
+        Ok(place) => mounts::attach(tree, place),
+        Err(error) => Err(error.into()),
+    };
     if moved.is_err() {
         unlink(&root, name);
     }
-    Ok(moved?)
+    moved
 }
 
 fn detach(name: &str) {

@@ -3,6 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use rustix::mount::MoveMountFlags;
+
+/// Mounts a detached tree on an open place. move_mount(2).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOTDIR` for a directory on a file, or the reverse.
+pub fn attach(tree: impl AsFd, place: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", place, "", flags)?)
+}
+
 /// Makes the mounts of a tree, opened with `open_tree`, read-only or writable;
 /// with `recursive` those below it too. mount_setattr(2).
 ///

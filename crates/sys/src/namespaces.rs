@@ -25,6 +25,16 @@ pub fn unshare(user: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Are two open namespaces the same? They are when they are one inode. namespaces(7).
+///
+/// # Errors
+///
+/// fstat(2).
+pub fn are_same(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
+    let (one, other) = (rustix::fs::fstat(one)?, rustix::fs::fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
 /// Moves the calling thread, and it alone, into a network namespace of its own, which is
 /// empty. unshare(2).
 ///

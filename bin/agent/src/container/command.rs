@@ -13,7 +13,7 @@ const ENTRY_LIMIT: usize = 100_000;
 
 /// Where a command is looked for when the spec says nothing: what images
 /// commonly say.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Enters the working directory, making it where it is missing, and checks
 /// that it is inside (CVE-2024-21626).
@@ -41,14 +41,8 @@ pub(super) fn enter_cwd(cwd: &Path) -> Result<()> {
 /// starts it later would have to guess why that fails. What only its user may not
 /// execute is found then.
 pub(super) fn check(process: &Process) -> Result<()> {
-    let args = process.args().as_deref().unwrap_or_default();
-    let name = args
-        .first()
-        .ok_or_else(|| Error::invalid("the command is empty"))?;
-    let own = process.env().as_deref().unwrap_or_default();
-    let common = [DEFAULT_PATH.to_owned()];
-    let has_path = own.iter().any(|line| line.starts_with("PATH="));
-    let found = find(name, if has_path { own } else { &common })?;
+    let name = name(process)?;
+    let found = find(name, process.env().as_deref().unwrap_or_default())?;
     let path = process.cwd().join(found);
     match std::fs::metadata(&path) {
         Ok(stat) if stat.is_dir() => {
@@ -78,11 +72,8 @@ pub(super) fn execute(process: &Process, home: &str) -> Error {
 }
 
 fn prepare(process: &Process, home: &str) -> Result<(CString, Vec<CString>, Vec<CString>)> {
+    let name = name(process)?;
     let args = process.args().clone().unwrap_or_default();
-    let name = args
-        .first()
-        .ok_or_else(|| Error::invalid("the command is empty"))?
-        .clone();
     let mut env = process.env().clone().unwrap_or_default();
     if args.len() + env.len() > ENTRY_LIMIT {
         return Err(Error::invalid(
@@ -93,15 +84,21 @@ fn prepare(process: &Process, home: &str) -> Result<(CString, Vec<CString>, Vec<
         env.push(format!("HOME={home}"));
     }
     if !env.iter().any(|line| line.starts_with("PATH=")) {
-        env.push(DEFAULT_PATH.to_owned());
+        env.push(format!("PATH={DEFAULT_PATH}"));
     }
-    let path = find(&name, &env)?;
+    let path = find(name, &env)?;
     let list = |words: Vec<String>| words.into_iter().map(text).collect::<Result<Vec<_>>>();
     Ok((
         text(path.to_string_lossy().into_owned())?,
         list(args)?,
         list(env)?,
     ))
+}
+
+fn name(process: &Process) -> Result<&str> {
+    let first = process.args().as_ref().and_then(|args| args.first());
+    let first = first.ok_or_else(|| Error::invalid("the command is empty"))?;
+    Ok(first)
 }
 
 fn text(word: String) -> Result<CString> {
@@ -119,7 +116,7 @@ fn find(name: &str, env: &[String]) -> Result<PathBuf> {
     let path = env
         .iter()
         .find_map(|line| line.strip_prefix("PATH="))
-        .unwrap_or_default();
+        .unwrap_or(DEFAULT_PATH);
     let mut denied = None;
     for dir in path.split(':').filter(|dir| !dir.is_empty()) {
         let candidate = Path::new(dir).join(name);
@@ -205,7 +202,11 @@ mod tests {
     fn without_a_path_there_is_a_common_one() {
         let (path, env) = prepared(&[]);
         assert!(path.ends_with("/sh"), "{path}");
-        assert!(env.iter().any(|line| line == DEFAULT_PATH), "{env:?}");
+        assert!(
+            env.iter()
+                .any(|line| *line == format!("PATH={DEFAULT_PATH}")),
+            "{env:?}"
+        );
         let (path, env) = prepared(&["PATH=/nowhere:/bin", "HOME=/h"]);
         assert_eq!(path, "/bin/sh");
         assert_eq!(env, ["PATH=/nowhere:/bin", "HOME=/h"]);

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use bulkhead_sys::mounts;
 use bulkhead_sys::rooted::Rooted;
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -117,14 +118,7 @@ impl Root {
             set(tree.as_fd(), options.attributes, false).tried(what)?;
         }
         set(tree.as_fd(), options.recursive, true).tried(what)?;
-        rustix::mount::move_mount(
-            tree.as_fd(),
-            "",
-            place.as_fd(),
-            "",
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-        )
-        .tried(what)?;
+        mounts::attach(&tree, &place).tried(what)?;
         for wanted in &options.propagation {
             syscalls::mount_setattr(tree.as_fd(), 0, 0, wanted.kind, wanted.recursive)
                 .tried(what)?;
@@ -305,12 +299,5 @@ fn fresh_tmpfs() -> rustix::io::Result<OwnedFd> {
 
 /// Mounts a detached tree on an open place.
 pub(super) fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    rustix::mount::move_mount(
-        tree,
-        "",
-        place,
-        "",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-    )
-    .tried(|| format!("mount on `{}`", path.display()))
+    mounts::attach(tree, place).tried(|| format!("mount on `{}`", path.display()))
 }

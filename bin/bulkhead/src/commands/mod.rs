@@ -30,7 +30,7 @@ mod version;
 
 use std::path::PathBuf;
 
-use crate::cli::{Cli, Command, Names};
+use crate::cli::{Cli, Command};
 use crate::client::Client;
 use crate::report::{CommandError, Outcome};
 use crate::state::{ContainerDir, Record, Root, StateError};
@@ -41,26 +41,25 @@ pub(crate) fn run(cli: Cli) -> Outcome {
     let root = || Ok::<_, CommandError>(Root::open(&root_path(cli.root.clone())?)?);
     match cli.command {
         Command::Run(options) => run::run(&root()?, *options),
-        Command::Exec(options) => match oci::exec(&options) {
-            Some(done) => done,
-            None => exec::run(&root()?, options),
-        },
+        Command::Exec(options) => {
+            oci::exec(&options).unwrap_or_else(|| exec::run(&root()?, options))
+        }
         Command::Debug(options) => debug::run(&root()?, options),
         Command::Cp(options) => cp::run(&root()?, &options),
-        Command::Ps(options) => match oci::ps(&options) {
-            Some(done) => done,
-            None => ps::run(&root()?, &options),
-        },
+        Command::Ps(options) => oci::ps(&options).unwrap_or_else(|| ps::run(&root()?, &options)),
         Command::Logs(options) => logs::run(&root()?, &options),
         Command::Attach(options) => attach::run(&root()?, &options),
         Command::Stop(options) => lifecycle::stop(&root()?, &options),
-        Command::Kill(options) => match oci::kill(&options) {
-            Some(done) => done,
-            None => lifecycle::kill(&root()?, &options),
-        },
+        Command::Kill(options) => {
+            oci::kill(&options).unwrap_or_else(|| lifecycle::kill(&root()?, &options))
+        }
         Command::Wait(names) => lifecycle::wait(&root()?, &names),
-        Command::Pause(names) => pause(&root, &names, true),
-        Command::Unpause(names) => pause(&root, &names, false),
+        Command::Pause(names) => {
+            oci::pause(&names, true).unwrap_or_else(|| lifecycle::pause(&root()?, &names, true))
+        }
+        Command::Unpause(names) => {
+            oci::pause(&names, false).unwrap_or_else(|| lifecycle::pause(&root()?, &names, false))
+        }
         Command::Rm(options) => rm::run(&root()?, &options),
         Command::Inspect(names) => inspect::run(&root()?, &names),
         Command::Stats(options) => stats::run(&root()?, &options),
@@ -78,13 +77,6 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Version(format) => version::run(&format),
         Command::Completion { shell } => completion::run(shell),
         Command::Man { dir } => completion::man(&dir),
-    }
-}
-
-fn pause(root: &impl Fn() -> Result<Root, CommandError>, names: &Names, pause: bool) -> Outcome {
-    match oci::pause(names, pause) {
-        Some(done) => done,
-        None => lifecycle::pause(&root()?, names, pause),
     }
 }
 

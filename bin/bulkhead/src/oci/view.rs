@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use bulkhead_sys::namespaces;
 use bulkhead_sys::rooted::Rooted;
+use bulkhead_sys::{mounts, namespaces};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -24,7 +24,7 @@ pub(super) fn enter(spec: &Value, told: u32) -> io::Result<()> {
     let made = format!("/proc/{told}/ns/net");
     let network = open(network(spec).unwrap_or(&made))?;
     let own = open("/proc/self/ns/net")?;
-    let network = (identity(&network)? != identity(&own)?).then_some(network);
+    let network = (!namespaces::are_same(&network, &own)?).then_some(network);
     namespaces::unshare(false)?;
     if let Some(network) = network {
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -41,12 +41,6 @@ pub(super) fn enter(spec: &Value, told: u32) -> io::Result<()> {
 fn open(path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
-/// Two paths are the same namespace when they are the same inode. namespaces(7).
-fn identity(namespace: &OwnedFd) -> io::Result<(u64, u64)> {
-    let stat = rustix::fs::fstat(namespace)?;
-    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn network(spec: &Value) -> Option<&str> {
@@ -100,14 +94,7 @@ fn attach_at(root: &Rooted, source: &Path, target: &Path) -> io::Result<()> {
     if kind_of_source != kind(&place)? || !shared.contains(&kind_of_source) {
         return Ok(());
     }
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(rustix::mount::move_mount(
-        tree.as_fd(),
-        "",
-        place.as_fd(),
-        "",
-        flags,
-    )?)
+    mounts::attach(tree, place)
 }
 
 /// pivot_root(2) with both on the same place needs no directory for the old root.
