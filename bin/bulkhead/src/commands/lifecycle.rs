@@ -1,14 +1,13 @@
 //! `stop`, `kill`, `wait`, `pause`, `unpause`.
 
 use std::process::ExitCode;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use super::{connect, open_client, signal};
 use crate::cli::{KillOptions, Names, StopOptions};
 use crate::client::Client;
 use crate::report::{CommandError, Outcome};
-use crate::state::{ContainerDir, Record, Root};
+use crate::state::{ContainerDir, Record, Root, file};
 use bulkhead_control::{Answer, Request};
 
 const SIGKILL: u32 = 9;
@@ -49,7 +48,7 @@ pub(super) fn stop_one(
         signal: record.stop_signal,
         all: false,
     });
-    if asked.is_ok() && ended_within(dir, record, Duration::from_secs(seconds))? {
+    if asked.is_ok() && ended_within(dir, Duration::from_secs(seconds))? {
         return Ok(());
     }
     kill_one(dir, record)
@@ -64,7 +63,7 @@ pub(super) fn kill_one(dir: &ContainerDir, record: &Record) -> Result<(), Comman
             all: false,
         });
     }
-    if ended_within(dir, record, Duration::from_secs(10))? {
+    if ended_within(dir, Duration::from_secs(10))? {
         return Ok(());
     }
     // A guest that does not even die: the machine goes with its supervisor.
@@ -84,19 +83,10 @@ pub(super) fn kill_one(dir: &ContainerDir, record: &Record) -> Result<(), Comman
 }
 
 /// Waits for the supervisor's lock, which frees at the very end.
-fn ended_within(dir: &ContainerDir, record: &Record, time: Duration) -> Result<bool, CommandError> {
-    let (tell, ended) = mpsc::channel();
+fn ended_within(dir: &ContainerDir, time: Duration) -> Result<bool, CommandError> {
     let dir = dir.clone();
-    let _ = record;
-    // flock(2) knows no timeout; the thread ends with this process at the
-    // latest.
-    std::thread::spawn(move || {
-        let _ = tell.send(dir.wait_unlocked().map_err(CommandError::from));
-    });
-    match ended.recv_timeout(time) {
-        Ok(outcome) => outcome.map(|()| true),
-        Err(_) => Ok(false),
-    }
+    let ended = file::within(time, move || dir.wait_unlocked());
+    Ok(ended.transpose()?.is_some())
 }
 
 /// `bulkhead kill`.

@@ -53,18 +53,19 @@ fn create(options: CreateOptions, config: Option<PathBuf>) -> Outcome {
 /// `exec --process`; none: it is not that.
 pub(super) fn exec(options: &ExecOptions) -> Option<Outcome> {
     let process = options.oci.process.clone()?;
-    if let Err(error) = refuse_descriptors(options.oci.preserve_fds) {
-        return Some(Err(error));
-    }
-    let done = oci::exec(&Execution {
+    Some(exec_process(options, process))
+}
+
+fn exec_process(options: &ExecOptions, process: PathBuf) -> Outcome {
+    refuse_descriptors(options.oci.preserve_fds)?;
+    Ok(oci::exec(&Execution {
         id: options.name.clone(),
         process,
         terminal: options.tty,
         pid_file: options.oci.pid_file.clone(),
         console_socket: options.oci.console_socket.clone(),
         detach: options.detach,
-    });
-    Some(done.map_err(CommandError::from))
+    })?)
 }
 
 /// `kill ID [SIGNAL]`; none: what is named is no container of `create`.

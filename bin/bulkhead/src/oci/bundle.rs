@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bulkhead_protocol::SPEC_LIMIT;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Error;
 
@@ -86,21 +86,15 @@ impl Bundle {
             annotations,
         })
     }
-}
 
-impl Bundle {
     /// Makes it a container of another's machine. `processes` is the process the shim
     /// has told of the one whose processes it shares.
     pub(super) fn in_machine(&mut self, of: &str, processes: Option<u32>) {
-        let own = json!({TYPE: "container", SANDBOX: of});
-        match self
-            .spec
-            .get_mut("annotations")
-            .and_then(Value::as_object_mut)
-        {
-            Some(all) => all.extend(own.as_object().cloned().unwrap_or_default()),
-            None => self.spec["annotations"] = own,
-        }
+        let annotations = self.spec["annotations"].as_object();
+        let mut annotations = annotations.cloned().unwrap_or_default();
+        annotations.insert(TYPE.to_owned(), "container".into());
+        annotations.insert(SANDBOX.to_owned(), of.into());
+        self.spec["annotations"] = annotations.into();
         let namespaces = self.spec["linux"]["namespaces"].as_array_mut();
         for own in namespaces.into_iter().flatten() {
             match (own["type"].as_str(), processes) {
@@ -144,12 +138,7 @@ fn joined(spec: &Value) -> Result<Option<Joined>, Error> {
     let all = spec["linux"]["namespaces"].as_array();
     let all = all.map_or(&[] as &[Value], Vec::as_slice);
     let mut joined = Joined::default();
-    for (kind, option) in [
-        ("network", "network"),
-        ("pid", "pid"),
-        ("ipc", "ipc"),
-        ("uts", "uts"),
-    ] {
+    for kind in ["network", "pid", "ipc", "uts"] {
         let Some(own) = all.iter().find(|own| own["type"] == kind) else {
             // Its name is its own kernel's anyway.
             if kind == "uts" {
@@ -157,7 +146,7 @@ fn joined(spec: &Value) -> Result<Option<Joined>, Error> {
             }
             return Err(Error::Refused(format!(
                 "the host's own {kind} namespace cannot be had: the container has a kernel of its \
-                 own; leave `--{option}=host` out, or choose another runtime"
+                 own; leave `--{kind}=host` out, or choose another runtime"
             )));
         };
         let path = own["path"].as_str().unwrap_or_default();
@@ -174,7 +163,7 @@ fn joined(spec: &Value) -> Result<Option<Joined>, Error> {
             None => {
                 return Err(Error::Refused(format!(
                     "the {kind} namespace `{path}` cannot be joined: the container has a kernel of \
-                     its own; leave `--{option}=ns:` out, or choose another runtime"
+                     its own; leave `--{kind}=ns:` out, or choose another runtime"
                 )));
             }
         }

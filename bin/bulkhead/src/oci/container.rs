@@ -32,9 +32,8 @@ const PASSED: [SignalKind; 6] = [
 /// What a stand-in was given.
 pub(super) struct Held {
     pub(super) near: Near,
-    pub(super) shim: OwnedFd,
-    /// The machine ends with the container.
-    pub(super) alone: bool,
+    /// The shim's process, where the machine ends with the container.
+    pub(super) machine: Option<OwnedFd>,
     /// The joined control group, and where this process was before.
     pub(super) group: Option<(Cgroup, Origin)>,
     pub(super) terminal: bool,
@@ -65,9 +64,9 @@ pub(super) fn wait(
         }
         drop(raw);
         let code = code.unwrap_or(LOST.into());
-        match (exec, held.alone) {
-            (FIRST, true) => end_machine(place, &shim, held.shim, held.group).await,
-            (FIRST, false) => end_member(place, &shim, held.group).await,
+        match (exec, held.machine) {
+            (FIRST, Some(process)) => end_machine(place, &shim, process, held.group).await,
+            (FIRST, None) => end_member(place, &shim, held.group).await,
             (exec, _) => drop(shim.delete(exec).await),
         }
         Ok(u8::try_from(code).unwrap_or(LOST))
@@ -146,7 +145,7 @@ async fn end_machine(
         let _ = origin.leave();
     }
     let _ = shim.delete(FIRST).await;
-    let orderly = shim.shut_down(true).await.is_ok();
+    let orderly = shim.shut_down().await.is_ok();
     let gone = timeout(END, readable(process)).await;
     if orderly && matches!(gone, Ok(Ok(()))) {
         place.forget_shim();

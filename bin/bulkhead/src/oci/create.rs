@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use super::bundle::Bundle;
-use super::place::{Record, replace};
+use super::place::Record;
 use super::shim::{self, FIRST, Shim};
 use super::stand_in::{self, Wanted};
 use super::stdio::Stdio;
 use super::{Error, Place, console, machine, runtime};
 use crate::commands::time::rfc3339;
+use crate::state::file;
 
 /// What a caller of `create` says.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ fn fill(
     lock: OwnedFd,
 ) -> Result<(), Error> {
     let path = place.bundle().join("config.json");
-    replace(&path, bundle.spec.to_string().as_bytes()).map_err(Error::io("write", &path))?;
+    file::replace(&path, bundle.spec.to_string().as_bytes()).map_err(Error::io("write", &path))?;
     let (owner, held) = std::io::pipe().map_err(Error::host("begin"))?;
     let owner = OwnedFd::from(owner);
     let runtime = runtime()?;
@@ -80,25 +81,28 @@ fn fill(
         None => runtime.block_on(Shim::start(place, &owner))?,
     };
     let stdio = Stdio::open(place, "first", bundle.terminal)?;
-    let told = (stdio.paths.clone(), wanted.config.as_deref());
     let at = place.bundle();
-    let created = shim.create(&at, told.0, bundle.terminal, told.1);
+    let config = wanted.config.as_deref();
+    let created = shim.create(&at, stdio.paths.clone(), bundle.terminal, config);
     let told = runtime.block_on(created)?;
-    if host.is_some() {
-        Shim::own(place, FIRST, &owner)?;
-    }
+    let machine = match host {
+        Some(_) => {
+            Shim::own(place, FIRST, &owner)?;
+            None
+        }
+        // It has answered, so that the socket is its own.
+        None => Some(Shim::process(place)?),
+    };
     drop(owner);
     let (near, made) = stdio.split();
     let mut child = stand_in::start(Wanted {
         id: place.id(),
         exec: FIRST,
-        alone: host.is_none(),
+        machine,
         told,
         near,
         has_terminal: bundle.terminal,
         terminal: console,
-        // It has answered, so that the socket is its own.
-        shim: Shim::process(place)?,
         held: vec![lock, held.into()],
     })?;
     drop(made);
@@ -120,7 +124,9 @@ fn fill(
 /// Tells whoever waits for it which process stands for the container's.
 pub(super) fn write_pid(path: Option<&Path>, pid: u32) -> Result<(), Error> {
     match path {
-        Some(path) => replace(path, pid.to_string().as_bytes()).map_err(Error::io("write", path)),
+        Some(path) => {
+            file::replace(path, pid.to_string().as_bytes()).map_err(Error::io("write", path))
+        }
         None => Ok(()),
     }
 }

@@ -26,14 +26,7 @@ pub(crate) struct Execution {
 
 /// Runs it.
 pub(crate) fn exec(wanted: &Execution) -> Result<ExitCode, Error> {
-    let place = Place::find(&wanted.id)?;
-    if place.has_ended() {
-        return Err(Error::Status {
-            id: wanted.id.clone(),
-            status: "stopped",
-            wanted: "a process can be added to one that runs",
-        });
-    }
+    let place = Place::living(&wanted.id, "a process can be added to one that runs")?;
     let mut spec = read_json(&wanted.process)?;
     let terminal = wanted.terminal || spec["terminal"] == true;
     if let Some(spec) = spec.as_object_mut() {
@@ -44,7 +37,6 @@ pub(crate) fn exec(wanted: &Execution) -> Result<ExitCode, Error> {
     let exec = format!("exec-{}", id::random().map_err(Error::host("be named"))?);
     let runtime = runtime()?;
     let shim = runtime.block_on(Shim::connect(&place))?;
-    let process = Shim::process(&place)?;
     let stdio = Stdio::open(&place, &exec, terminal)?;
     let begun = async {
         let spec = spec.to_string().into_bytes();
@@ -63,12 +55,11 @@ pub(crate) fn exec(wanted: &Execution) -> Result<ExitCode, Error> {
     let child = stand_in::start(Wanted {
         id: place.id(),
         exec: &exec,
-        alone: false,
+        machine: None,
         told: 0,
         near,
         has_terminal: terminal,
         terminal: console,
-        shim: process,
         held: vec![held.into()],
     });
     drop(made);

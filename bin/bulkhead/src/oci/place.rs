@@ -11,22 +11,19 @@
 //! `/run` is memory (hier(7)): what a machine that was switched off had is gone.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::state::file;
 
 const ROOT: &str = "/run/bulkhead/oci";
-
-/// Largest file read back, bytes: annotations are in it, and a spec has 4 MiB.
-const FILE_LIMIT: u64 = 8 << 20;
 
 /// Longest address, bytes: unix(7) has less room.
 const ADDRESS_LIMIT: u64 = 256;
@@ -91,6 +88,19 @@ impl Place {
         }
     }
 
+    /// The place of a container that lives; `wanted` says what for.
+    pub(super) fn living(id: &str, wanted: &'static str) -> Result<Self, Error> {
+        let place = Self::find(id)?;
+        match place.has_ended() {
+            false => Ok(place),
+            true => Err(Error::Status {
+                id: id.to_owned(),
+                status: "stopped",
+                wanted,
+            }),
+        }
+    }
+
     /// Makes the directory; the lock, held. One that a killed `create` left, without a
     /// record, is nobody's.
     pub(super) fn make(&self) -> Result<OwnedFd, Error> {
@@ -131,7 +141,7 @@ impl Place {
     /// Makes another's shim this one's.
     pub(super) fn share_shim(&self, other: &Self) -> Result<(), Error> {
         let path = self.bundle().join("address");
-        replace(&path, other.address()?.as_bytes()).map_err(Error::io("write", path))
+        file::replace(&path, other.address()?.as_bytes()).map_err(Error::io("write", path))
     }
 
     /// Where the shim listens.
@@ -144,6 +154,12 @@ impl Place {
         Ok(text)
     }
 
+    /// The same, as a path.
+    pub(super) fn socket(&self) -> Result<PathBuf, Error> {
+        let address = self.address()?;
+        Ok(PathBuf::from(address.trim_start_matches("unix://")))
+    }
+
     /// The shim has nothing of the container any more.
     pub(super) fn forget_shim(&self) {
         let _ = std::fs::remove_file(self.bundle().join("address"));
@@ -152,10 +168,7 @@ impl Place {
     /// What was created.
     pub(super) fn record(&self) -> Result<Record, Error> {
         let path = self.file("state.json");
-        let mut bytes = Vec::new();
-        std::fs::File::open(&path)
-            .and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut bytes))
-            .map_err(Error::io("read", &path))?;
+        let bytes = file::read(&path).map_err(Error::io("read", &path))?;
         serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })
     }
 
@@ -166,17 +179,11 @@ impl Place {
             path: path.clone(),
             source,
         })?;
-        replace(&path, &bytes).map_err(Error::io("write", path))
-    }
-
-    fn open_lock(&self) -> std::io::Result<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mode = Mode::from_raw_mode(0o600);
-        Ok(rustix::fs::open(self.file("lock"), flags, mode)?)
+        file::replace(&path, &bytes).map_err(Error::io("write", path))
     }
 
     fn lock(&self, how: FlockOperation) -> Result<OwnedFd, Error> {
-        let lock = self.open_lock();
+        let lock = file::open_lock(&self.file("lock"));
         let locked = lock.and_then(|lock| {
             rustix::fs::flock(&lock, how)?;
             Ok(lock)
@@ -200,16 +207,9 @@ impl Place {
 
     /// Waits for that, but not long; is there nobody?
     pub(super) fn ends_within(&self, time: Duration) -> Result<bool, Error> {
-        let (tell, ended) = mpsc::channel();
         let place = self.clone();
-        // flock(2) knows no timeout; the thread ends with this process at the latest.
-        std::thread::spawn(move || {
-            let _ = tell.send(place.wait());
-        });
-        match ended.recv_timeout(time) {
-            Ok(outcome) => outcome.map(|()| true),
-            Err(_) => Ok(false),
-        }
+        let ended = file::within(time, move || place.wait());
+        Ok(ended.transpose()?.is_some())
     }
 
     /// Removes everything.
@@ -219,19 +219,4 @@ impl Place {
             removed => removed.map_err(Error::io("remove", &self.dir)),
         }
     }
-}
-
-/// Writes a file beside its place and moves it there.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(bytes)?;
-    std::fs::rename(&new, path)
 }

@@ -91,6 +91,10 @@ fn failed(error: ttrpc::Error) -> Error {
     })
 }
 
+fn done<T>(answer: ttrpc::Result<T>) -> Result<(), Error> {
+    answer.map(drop).map_err(failed)
+}
+
 /// A message by which containerd names a configuration file: its field 2 is the path.
 fn options(config: &Path) -> Option<Any> {
     let path = config.to_str()?;
@@ -130,19 +134,16 @@ impl Shim {
 
     /// The process at the other end. pidfd_open(2).
     pub(super) fn process(place: &Place) -> Result<OwnedFd, Error> {
-        let address = place.address()?;
-        let path = Path::new(address.trim_start_matches("unix://"));
-        let pid =
-            bulkhead_status::listener(path).map_err(Error::io("find who listens at", path))?;
-        pidfd_open(pid, PidfdFlags::NONBLOCK)
-            .map_err(|error| Error::io("find who listens at", path)(error.into()))
+        let path = place.socket()?;
+        let found = bulkhead_status::listener(&path)
+            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?));
+        found.map_err(Error::io("find who listens at", path))
     }
 
     /// Lets a process end when nobody has the other end of the pipe `owner` open.
     pub(super) fn own(place: &Place, exec: &str, owner: &OwnedFd) -> Result<(), Error> {
-        let address = place.address()?;
-        let path = Path::new(address.trim_start_matches("unix://"));
-        let dir = path.parent().unwrap_or(path);
+        let path = place.socket()?;
+        let dir = path.parent().unwrap_or(&path);
         let failed = || Error::io("talk to the shim in", dir);
         let socket = Socket::connect(dir).map_err(failed())?;
         let call = Call {
@@ -206,11 +207,7 @@ impl Shim {
             }),
             ..Default::default()
         };
-        self.task
-            .exec(context(), &request)
-            .await
-            .map(drop)
-            .map_err(failed)
+        done(self.task.exec(context(), &request).await)
     }
 
     pub(super) async fn begin(&self, exec: &str) -> Result<(), Error> {
@@ -219,8 +216,7 @@ impl Shim {
             exec_id: exec.to_owned(),
             ..Default::default()
         };
-        let begun = self.task.start(context(), &request).await;
-        begun.map(drop).map_err(failed)
+        done(self.task.start(context(), &request).await)
     }
 
     /// Waits for a process's end; its exit code.
@@ -242,8 +238,7 @@ impl Shim {
             all,
             ..Default::default()
         };
-        let killed = self.task.kill(context(), &request).await;
-        killed.map(drop).map_err(failed)
+        done(self.task.kill(context(), &request).await)
     }
 
     pub(super) async fn resize(
@@ -258,8 +253,7 @@ impl Shim {
             width: columns.into(),
             ..Default::default()
         };
-        let resized = self.task.resize_pty(context(), &request).await;
-        resized.map(drop).map_err(failed)
+        done(self.task.resize_pty(context(), &request).await)
     }
 
     pub(super) async fn delete(&self, exec: &str) -> Result<(), Error> {
@@ -268,19 +262,17 @@ impl Shim {
             exec_id: exec.to_owned(),
             ..Default::default()
         };
-        let deleted = self.task.delete(context(), &request).await;
-        deleted.map(drop).map_err(failed)
+        done(self.task.delete(context(), &request).await)
     }
 
-    /// Has it end when nothing is left in it, or `now`.
-    pub(super) async fn shut_down(&self, now: bool) -> Result<(), Error> {
+    /// Has it end, with whatever is left in it.
+    pub(super) async fn shut_down(&self) -> Result<(), Error> {
         let request = ShutdownRequest {
             id: self.id.clone(),
-            now,
+            now: true,
             ..Default::default()
         };
-        let asked = self.task.shutdown(context(), &request).await;
-        asked.map(drop).map_err(failed)
+        done(self.task.shutdown(context(), &request).await)
     }
 
     /// The process id the shim has told for the container.
@@ -309,7 +301,7 @@ impl Shim {
 
     pub(super) async fn pause(&self, pause: bool) -> Result<(), Error> {
         let id = self.id.clone();
-        let done = match pause {
+        let answer = match pause {
             true => {
                 let request = PauseRequest {
                     id,
@@ -325,7 +317,7 @@ impl Shim {
                 self.task.resume(context(), &request).await
             }
         };
-        done.map(drop).map_err(failed)
+        done(answer)
     }
 
     /// New limits: OCI's `linux.resources`, as JSON.
@@ -338,7 +330,6 @@ impl Shim {
             }),
             ..Default::default()
         };
-        let updated = self.task.update(context(), &request).await;
-        updated.map(drop).map_err(failed)
+        done(self.task.update(context(), &request).await)
     }
 }

@@ -40,8 +40,6 @@ struct Order {
     id: String,
     /// Empty: the container's first process.
     exec: String,
-    /// The machine is its container's, and ends with it.
-    alone: bool,
     /// The process id the shim has told for the container.
     told: u32,
     terminal: bool,
@@ -50,8 +48,8 @@ struct Order {
     stderr: Option<i32>,
     /// Where it tells that it stands.
     word: i32,
-    /// The shim's process.
-    shim: i32,
+    /// The shim's process, where the machine ends with the container.
+    machine: Option<i32>,
     /// What it holds while it lives: the lock, and a pipe the shim looks at.
     held: Vec<i32>,
 }
@@ -60,8 +58,8 @@ struct Order {
 pub(super) struct Wanted<'a> {
     pub(super) id: &'a str,
     pub(super) exec: &'a str,
-    /// The machine is its container's, and ends with it.
-    pub(super) alone: bool,
+    /// The shim's process, where the machine is the container's, and ends with it.
+    pub(super) machine: Option<OwnedFd>,
     /// The process id the shim has told for the container.
     pub(super) told: u32,
     pub(super) near: Near,
@@ -69,7 +67,6 @@ pub(super) struct Wanted<'a> {
     pub(super) terminal: Option<OwnedFd>,
     /// The process has one; without `terminal` it is this process's own.
     pub(super) has_terminal: bool,
-    pub(super) shim: OwnedFd,
     pub(super) held: Vec<OwnedFd>,
 }
 
@@ -101,14 +98,13 @@ pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
     let order = Order {
         id: wanted.id.to_owned(),
         exec: wanted.exec.to_owned(),
-        alone: wanted.alone,
         told: wanted.told,
         terminal: wanted.has_terminal,
         stdin: number(near.stdin),
         stdout: number(near.stdout),
         stderr: number(near.stderr),
+        machine: number(wanted.machine),
         word: jail.inherit(word.into()),
-        shim: jail.inherit(wanted.shim),
         held: wanted.held.into_iter().map(|fd| jail.inherit(fd)).collect(),
     };
     let order = serde_json::to_string(&order).map_err(|error| Error::Answer(error.to_string()))?;
@@ -142,7 +138,7 @@ pub(crate) fn main(order: &str) -> ExitCode {
         return ExitCode::from(LOST);
     };
     let taken = |number: i32| bulkhead_sys::inherited(number);
-    let (Some(word), Some(shim)) = (taken(order.word), taken(order.shim)) else {
+    let Some(word) = taken(order.word) else {
         return ExitCode::from(LOST);
     };
     let mut word = File::from(word);
@@ -153,8 +149,7 @@ pub(crate) fn main(order: &str) -> ExitCode {
     };
     let held = Held {
         near,
-        shim,
-        alone: order.alone,
+        machine: order.machine.and_then(taken),
         group: None,
         terminal: order.terminal,
         _kept: order.held.iter().copied().filter_map(taken).collect(),
@@ -186,7 +181,7 @@ fn stand(order: &Order, mut held: Held) -> Result<JoinHandle<Result<u8, Error>>,
         true => {
             let spec = read_json(&place.bundle().join("config.json"))?;
             let path = spec["linux"]["cgroupsPath"].as_str();
-            held.group = join_cgroup(path, order.alone)?;
+            held.group = join_cgroup(path, held.machine.is_some())?;
             Some(spec)
         }
         false => None,

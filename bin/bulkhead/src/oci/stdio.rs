@@ -72,61 +72,58 @@ impl Stdio {
     /// Those of this process; with `terminal`, all of them by the stand-in. `exec` names
     /// the process they are for, among the container's.
     pub(super) fn open(place: &Place, exec: &str, terminal: bool) -> Result<Self, Error> {
-        let mut own = Self {
-            paths: Paths::default(),
-            near: Near::default(),
-            made: Made::default(),
-        };
+        let mut made = Made::default();
         let at = |stream| place.file(&format!("{exec}-{stream}"));
         // What keeps a pipe from ending before its other side has come, and does not
         // wait for it: both ends at once. fifo(7).
         let (to, from) = (OFlags::RDWR, OFlags::RDONLY | OFlags::NONBLOCK);
-        let stdin = io::stdin();
-        match look(stdin.as_fd()) {
-            What::Pipe if !terminal => own.paths.stdin = name(stdin.as_fd()),
-            What::Nothing if !terminal => {}
-            _ => own.near.stdin = Some(own.relay(&at("stdin"), to, |paths| &mut paths.stdin)?),
-        }
-        let stdout = io::stdout();
-        match look(stdout.as_fd()) {
-            What::Pipe if !terminal => own.paths.stdout = name(stdout.as_fd()),
-            What::Nothing if !terminal => {}
-            _ => own.near.stdout = Some(own.relay(&at("stdout"), from, |paths| &mut paths.stdout)?),
-        }
-        let stderr = io::stderr();
-        match look(stderr.as_fd()) {
-            _ if terminal => {}
-            What::Pipe => own.paths.stderr = name(stderr.as_fd()),
-            What::Nothing => {}
-            What::Other => {
-                own.near.stderr = Some(own.relay(&at("stderr"), from, |paths| &mut paths.stderr)?);
-            }
-        }
-        Ok(own)
+        let mut stream = |fd: BorrowedFd<'_>, what, flags| match look(fd) {
+            What::Pipe if !terminal => Ok((name(fd), None)),
+            What::Nothing if !terminal => Ok((String::new(), None)),
+            _ => made.relay(&at(what), flags),
+        };
+        let (stdin, to_stdin) = stream(io::stdin().as_fd(), "stdin", to)?;
+        let (stdout, from_stdout) = stream(io::stdout().as_fd(), "stdout", from)?;
+        // A terminal's is its output.
+        let (stderr, from_stderr) = match terminal {
+            true => (String::new(), None),
+            false => stream(io::stderr().as_fd(), "stderr", from)?,
+        };
+        Ok(Self {
+            paths: Paths {
+                stdin,
+                stdout,
+                stderr,
+            },
+            near: Near {
+                stdin: to_stdin,
+                stdout: from_stdout,
+                stderr: from_stderr,
+            },
+            made,
+        })
     }
 
     /// The ends to be handed over, and the names.
     pub(super) fn split(self) -> (Near, Made) {
         (self.near, self.made)
     }
+}
 
-    fn relay(
-        &mut self,
-        path: &Path,
-        flags: OFlags,
-        told: impl FnOnce(&mut Paths) -> &mut String,
-    ) -> Result<OwnedFd, Error> {
+impl Made {
+    /// Makes one and opens this process's end.
+    fn relay(&mut self, path: &Path, flags: OFlags) -> Result<(String, Option<OwnedFd>), Error> {
         let kind = FileType::Fifo;
         rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::from_raw_mode(0o600), 0)
             .map_err(|error| Error::io("make", path)(error.into()))?;
-        self.made.0.push(path.to_owned());
+        self.0.push(path.to_owned());
         let opened = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
         let opened = opened.and_then(|fd| {
             // Only the opening must not wait.
             rustix::fs::fcntl_setfl(&fd, OFlags::empty())?;
             Ok(fd)
         });
-        *told(&mut self.paths) = path.display().to_string();
-        opened.map_err(|error| Error::io("open", path)(error.into()))
+        let fd = opened.map_err(|error| Error::io("open", path)(error.into()))?;
+        Ok((path.display().to_string(), Some(fd)))
     }
 }

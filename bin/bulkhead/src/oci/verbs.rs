@@ -33,14 +33,7 @@ fn status(place: &Place) -> &'static str {
 
 /// Asks the shim of a container that lives.
 fn ask<T>(id: &str, work: impl AsyncFnOnce(Shim) -> Result<T, Error>) -> Result<T, Error> {
-    let place = Place::find(id)?;
-    if place.has_ended() {
-        return Err(Error::Status {
-            id: id.to_owned(),
-            status: "stopped",
-            wanted: "it has no process any more",
-        });
-    }
+    let place = Place::living(id, "it has no process any more")?;
     runtime()?.block_on(async { work(Shim::connect(&place).await?).await })
 }
 

@@ -1,20 +1,16 @@
 //! One container's directory.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::record::FORMAT;
-use super::{Record, State, StateError};
-
-/// Largest file read back, bytes: a spec has at most 4 MiB.
-const FILE_LIMIT: u64 = 8 << 20;
+use super::{Record, State, StateError, file};
 
 /// A container's directory.
 #[derive(Debug, Clone)]
@@ -118,18 +114,12 @@ impl ContainerDir {
 
     fn open_lock(&self) -> Result<OwnedFd, StateError> {
         let path = self.file("lock");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
-            .map_err(|e| StateError::io("open", path)(e.into()))
+        file::open_lock(&path).map_err(StateError::io("open", path))
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, StateError> {
         let path = self.file(name);
-        let file = File::open(&path).map_err(StateError::io("open", &path))?;
-        let mut bytes = Vec::new();
-        file.take(FILE_LIMIT)
-            .read_to_end(&mut bytes)
-            .map_err(StateError::io("read", &path))?;
+        let bytes = file::read(&path).map_err(StateError::io("read", &path))?;
         let damaged = |source| StateError::Damaged {
             path: path.clone(),
             source,
@@ -150,18 +140,7 @@ impl ContainerDir {
             path: path.clone(),
             source,
         })?;
-        let new = self.file(&format!("{name}.new"));
-        let replace = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(&bytes)?;
-            std::fs::rename(&new, &path)
-        };
-        replace().map_err(StateError::io("write", &path))
+        file::replace(&path, &bytes).map_err(StateError::io("write", &path))
     }
 }
 

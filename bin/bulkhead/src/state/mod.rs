@@ -16,6 +16,7 @@
 
 pub(crate) mod dir;
 pub(crate) mod events;
+pub(crate) mod file;
 pub(crate) mod id;
 pub(crate) mod record;
 pub(crate) mod root;
