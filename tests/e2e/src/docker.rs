@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::node::{COUNT, handler, in_cgroup};
-use crate::{Answer, busybox_image, in_machine, remove_cgroup, tool, write_program};
+use crate::node::{handler, network};
+use crate::{Answer, busybox_image, in_cgroup, in_machine, remove_cgroup, tool, write_program};
 
 /// How long its daemon may take to answer.
 const UP: Duration = Duration::from_secs(20);
@@ -44,10 +43,7 @@ impl Docker {
     #[must_use]
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("bhd{}-{number}", std::process::id());
-        tool("ip", &["netns", "add", &namespace]);
-        tool("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
+        let namespace = network("bhd");
         let daemon = daemon(dir.path(), &namespace);
         let own = Self {
             dir,

@@ -2,6 +2,11 @@
 
 use std::path::Path;
 
+use crate::Answer;
+
+/// A command of a guide, how it is run here (empty: as it is), and what it has to print.
+pub type Command = (&'static str, &'static str, &'static str);
+
 /// The commands of `docs/guides/NAME.md`: the lines between fences of shell, without
 /// what is said beside them.
 #[must_use]
@@ -15,4 +20,21 @@ pub fn guide(name: &str) -> Vec<String> {
         command.trim().to_owned()
     });
     lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// Runs what a guide told, as it is run here. Each has to be known.
+pub fn follow(
+    told: Vec<String>,
+    known: &[Command],
+    fill: impl Fn(&str) -> String,
+    run: impl Fn(&str) -> Answer,
+) {
+    for command in told {
+        let own = known.iter().find(|(own, ..)| *own == command);
+        let (_, here, expected) = own.unwrap_or_else(|| panic!("nobody tries `{command}`"));
+        let here = if here.is_empty() { &command } else { *here };
+        let answer = run(&fill(here));
+        assert_eq!(answer.code, 0, "`{command}`: {answer:?}");
+        assert!(answer.out.contains(expected), "`{command}`: {answer:?}");
+    }
 }

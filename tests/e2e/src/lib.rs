@@ -19,20 +19,21 @@ mod loops;
 mod node;
 mod person;
 mod podman;
+mod processes;
 pub mod replay;
 mod software;
+mod waiting;
 
 pub use docker::{DOCKER_IMAGE, Docker};
 pub use group::{PodGroup, bound};
-pub use guide::guide;
+pub use guide::{Command as GuideCommand, follow, guide};
 pub use k8s_cri::v1 as cri;
 pub use loops::LoopDevice;
-pub use node::{
-    Container, Executed, Forwarded, Node, PODS, Pod, arguments, in_machine, remove_cgroup,
-};
-
+pub use node::{Container, Executed, Forwarded, Node, OCI, PODS, Pod, in_machine, remove_cgroup};
 pub use person::Person;
 pub use podman::{PODMAN_IMAGE, Podman};
+pub use processes::{arguments, in_cgroup, processes};
+pub use waiting::{nothing_is_left, soon};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -172,7 +173,7 @@ impl Host {
     }
 
     /// Processes that belong to this host: those with its directory in their
-    /// arguments, environment or open files.
+    /// environment or open files.
     #[must_use]
     pub fn processes(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -204,18 +205,7 @@ impl Host {
 impl Host {
     /// Every process of this host ends within a second.
     pub fn settles(&self) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(1);
-        loop {
-            let left = self.processes();
-            if left.is_empty() {
-                return;
-            }
-            assert!(
-                std::time::Instant::now() < deadline,
-                "still there: {left:?}"
-            );
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        nothing_is_left(std::time::Duration::from_secs(1), || self.processes());
     }
 }
 
@@ -243,6 +233,16 @@ pub fn program() -> PathBuf {
 /// The directory of a process's own control group, as a shell in its container
 /// finds it. cgroups(7).
 pub const OWN_GROUP: &str = "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)";
+
+/// The kernel of this machine.
+#[must_use]
+pub fn host_kernel() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    text.trim().to_owned()
+}
+
+/// Ends by SIGTERM, at leisure, with a code of its own; it says `up`, and then `bye`.
+pub const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done";
 
 /// Runs a tool that has to succeed.
 pub fn tool(program: &str, args: &[&str]) {

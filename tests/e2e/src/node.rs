@@ -32,6 +32,7 @@ use rustix::thread::LinkNameSpaceType;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::processes::{arguments, in_cgroup, parent, processes};
 use crate::{busybox_image, tool};
 pub use forward::Forwarded;
 pub use pod::{Container, Executed, Pod};
@@ -58,12 +59,24 @@ const GONE: Duration = Duration::from_secs(1);
 /// Lines of containerd's log shown when a test fails.
 const LOG_LINES: usize = 40;
 
-pub(crate) static COUNT: AtomicU32 = AtomicU32::new(0);
+static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Which runtime handler the pods ask for.
 pub(crate) fn handler() -> String {
     std::env::var("BULKHEAD_E2E_HANDLER").unwrap_or_else(|_| "kata".to_owned())
 }
+
+/// Makes a network namespace nobody else has; its name.
+pub(crate) fn network(prefix: &str) -> String {
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{prefix}{}-{number}", std::process::id());
+    tool("ip", &["netns", "add", &name]);
+    tool("ip", &["-n", &name, "link", "set", "lo", "up"]);
+    name
+}
+
+/// Where containers of the OCI command line have their directories.
+pub const OCI: &str = "/run/bulkhead/oci";
 
 /// Where pods have their directories.
 pub const PODS: &str = "/run/bulkhead/pods";
@@ -136,10 +149,7 @@ impl Node {
 
     async fn start_with(start: impl FnOnce(&Path, &str) -> Option<Child>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("bht{}-{number}", std::process::id());
-        tool("ip", &["netns", "add", &namespace]);
-        tool("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
+        let namespace = network("bht");
         let containerd = start(dir.path(), &namespace);
         let channel = containerd::channel(dir.path());
         let node = Self {
@@ -562,36 +572,4 @@ fn namespaces() -> NamespaceOption {
         ipc: NamespaceMode::Pod.into(),
         ..Default::default()
     }
-}
-
-/// Processes whose arguments, with spaces between, fit.
-fn processes(fits: impl Fn(&str) -> bool) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| fits(&arguments(*pid).join(" ")))
-        .collect()
-}
-
-/// The arguments of a process; none of one that has ended. proc_pid_cmdline(5).
-#[must_use]
-pub fn arguments(pid: u32) -> Vec<String> {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let line = String::from_utf8_lossy(&line);
-    line.split_terminator('\0').map(str::to_owned).collect()
-}
-
-/// proc_pid_stat(5), the field behind the state.
-fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
-}
-
-pub(crate) fn in_cgroup(group: &str) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &u32| {
-        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        groups.contains(group)
-    })
-    .collect()
 }

@@ -85,6 +85,17 @@ impl Person {
         tcsetwinsize(&self.terminal, size).unwrap();
     }
 
+    /// Finds out that a shell answers, and that it sees the terminal's size change.
+    pub fn tries_a_shell(&mut self) {
+        self.types("echo $((6 * 7))\n");
+        self.sees("42");
+        self.resizes(40, 100);
+        self.types(
+            "while [ \"$(stty size)\" != '40 100' ]; do :; done; echo as $((2 * 20)) rows\n",
+        );
+        self.sees("as 40 rows");
+    }
+
     /// The exit code of the command.
     #[must_use]
     pub fn ends(mut self) -> Option<i32> {

@@ -3,16 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::node::{COUNT, handler, in_cgroup};
-use crate::{Answer, busybox_image, in_machine, remove_cgroup, tool};
-
-/// Where the containers of the runtime under test have their directories.
-const OCI: &str = "/run/bulkhead/oci";
+use crate::node::{handler, network};
+use crate::{Answer, busybox_image, in_cgroup, in_machine, remove_cgroup, tool};
 
 /// Podman, with one image.
 #[derive(Debug)]
@@ -31,10 +27,7 @@ impl Podman {
     #[must_use]
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("bhp{}-{number}", std::process::id());
-        tool("ip", &["netns", "add", &namespace]);
-        tool("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
+        let namespace = network("bhp");
         configure(dir.path());
         let holder = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{namespace}"))
@@ -203,7 +196,7 @@ impl Podman {
         let hierarchies = entries(Path::new("/sys/fs/cgroup")).into_iter();
         let groups = hierarchies.flat_map(|group| entries(&group.join(&self.namespace)));
         let groups = groups.filter(|path| path.is_dir() && !path.ends_with("conmon"));
-        let places = [OCI, crate::PODS].map(|place| entries(Path::new(place)));
+        let places = [crate::OCI, crate::PODS].map(|place| entries(Path::new(place)));
         let places = places.into_iter().flatten().filter(|dir| self.is_own(dir));
         left.extend(groups.chain(places).map(|path| path.display().to_string()));
         left

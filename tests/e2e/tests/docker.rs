@@ -1,10 +1,10 @@
 //! Real Docker, with the program as one of its runtimes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bulkhead_e2e::{DOCKER_IMAGE, Docker, Person, in_machine};
-
-const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done";
+use bulkhead_e2e::{
+    DOCKER_IMAGE, Docker, POLITE, Person, host_kernel, in_machine, nothing_is_left,
+};
 
 #[test]
 fn a_container_of_docker_lives_in_its_own_kernel() {
@@ -12,8 +12,7 @@ fn a_container_of_docker_lives_in_its_own_kernel() {
     let begun = docker.run(&["-d", "--name", "web"], &["sh", "-c", POLITE]);
     assert_eq!(begun.code, 0, "{begun:?}");
     let exec = |script: &str| docker.docker(&["exec", "web", "sh", "-c", script]);
-    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    assert_eq!(exec("uname -r").out != host.trim(), in_machine());
+    assert_eq!(exec("uname -r").out != host_kernel(), in_machine());
     assert_eq!(exec("exit 7").code, 7);
     // Its network is made by a hook, when the container has none yet.
     assert!(exec("ip -o addr show dev eth0").out.contains("10.66.0."));
@@ -38,11 +37,7 @@ fn a_container_of_docker_lives_in_its_own_kernel() {
     assert_eq!(exec("cat /home/file").out, "inside");
     assert_eq!(docker.docker(&["kill", "web"]).code, 0);
     assert_eq!(docker.docker(&["rm", "web"]).code, 0);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !docker.leftovers().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", docker.leftovers());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    nothing_is_left(Duration::from_secs(20), || docker.leftovers());
 }
 
 #[test]
@@ -81,11 +76,7 @@ fn a_terminal_of_docker_is_one() {
         "sh",
     ];
     let mut person = Person::starts(&docker.command(&words));
-    person.types("echo $((6 * 7))\n");
-    person.sees("42");
-    person.resizes(40, 100);
-    person.types("while [ \"$(stty size)\" != '40 100' ]; do :; done; echo as $((2 * 20)) rows\n");
-    person.sees("as 40 rows");
+    person.tries_a_shell();
     person.types("exit 5\n");
     assert_eq!(person.ends(), Some(5));
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bulkhead_e2e::cri::ContainerConfig;
-use bulkhead_e2e::{Answer, Node, guide, in_machine, program, write_program};
+use bulkhead_e2e::{Answer, GuideCommand, Node, follow, guide, in_machine, program, write_program};
 
 /// How long its container may take to begin.
 const SERVING: Duration = Duration::from_secs(20);
@@ -14,8 +14,8 @@ const SERVING: Duration = Duration::from_secs(20);
 /// What the container of the guide does.
 const WEB: &str = "mkdir /etc/app; echo listen 80 > /etc/app/conf; echo serving; exec sleep 1000";
 
-/// A command of the guide, how it is run here, and what it has to print.
-const COMMANDS: [(&str, &str, &str); 13] = [
+/// The commands of the guide.
+const COMMANDS: [GuideCommand; 13] = [
     // The programs under test are built.
     ("cargo build --release", "test -x @BUILT/bulkhead", ""),
     (
@@ -112,16 +112,6 @@ async fn every_command_of_the_guide_does_what_it_says() {
     };
     let told = guide("containerd");
     assert!(told.len() > 10, "{told:?}");
-    for command in told {
-        let known = COMMANDS.iter().find(|(own, ..)| *own == command);
-        let (_, here, expected) = known.unwrap_or_else(|| panic!("nobody tries `{command}`"));
-        let here = match here.is_empty() {
-            true => command.clone(),
-            false => fill(here),
-        };
-        let answer = run(&node, &here);
-        assert_eq!(answer.code, 0, "`{command}`: {answer:?}");
-        assert!(answer.out.contains(expected), "`{command}`: {answer:?}");
-    }
+    follow(told, &COMMANDS, fill, |command| run(&node, command));
     pod.remove().await.unwrap();
 }

@@ -5,13 +5,16 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bulkhead_e2e::{Answer, busybox_image, next, program, tool};
+use bulkhead_e2e::{
+    Answer, OCI, PODS, arguments, busybox_image, in_cgroup, next, nothing_is_left, processes,
+    program, soon, tool,
+};
 use serde_json::{Value, json};
 
 /// Where containers have their directories, and their machines theirs.
-const PLACES: [&str; 2] = ["/run/bulkhead/oci", bulkhead_e2e::PODS];
+const PLACES: [&str; 2] = [OCI, PODS];
 
 /// A bundle, and the containers made of it.
 struct Bundle {
@@ -102,24 +105,14 @@ impl Bundle {
 
     /// Waits for a container's end.
     fn ends(&self, id: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.status(id) != "stopped" {
-            assert!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        soon("it has ended", || self.status(id) == "stopped");
     }
 
     /// What is left on the host of anything made of this bundle.
     fn left(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let read = |file| std::fs::read(entry.path().join(file)).unwrap_or_default();
-            let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            let group = String::from_utf8_lossy(&read("cgroup")).into_owned();
-            if line.contains(&self.prefix) || group.contains(&self.prefix) {
-                left.push(line);
-            }
-        }
+        let named = processes(|line| line.contains(&self.prefix));
+        let pids = named.into_iter().chain(in_cgroup(&self.prefix));
+        let mut left: Vec<_> = pids.map(|pid| arguments(pid).join(" ")).collect();
         for place in PLACES {
             for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
                 let read = |file| std::fs::read_to_string(entry.path().join(file));
@@ -134,15 +127,7 @@ impl Bundle {
     }
 
     fn leaves_nothing(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let left = self.left();
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "still there: {left:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        nothing_is_left(Duration::from_secs(10), || self.left());
     }
 }
 
@@ -377,12 +362,8 @@ fn hooks_of_the_host_run_beside_the_container() {
         "nsenter",
         &[&namespace, "ip", "link", "show", "dev", "given"],
     );
-    let deadline = Instant::now() + Duration::from_secs(20);
     let log = || std::fs::read_to_string(bundle.path().join("log")).unwrap();
-    while !log().contains("10.9.8.7/24") {
-        assert!(Instant::now() < deadline, "{:?}", log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    soon("its network is told", || log().contains("10.9.8.7/24"));
     assert_eq!(bundle.bulkhead(&["kill", id, "KILL"]).code, 0);
     bundle.ends(id);
     assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);

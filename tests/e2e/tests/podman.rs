@@ -1,44 +1,17 @@
 //! Real Podman, with the program as its OCI runtime. The same holds with runc, but for
 //! what only a machine has.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bulkhead_e2e::{
-    PODMAN_IMAGE, Person, Podman, arguments, guide, in_machine, program, remove_cgroup,
+    GuideCommand, PODMAN_IMAGE, POLITE, Person, Podman, arguments, follow, guide, host_kernel,
+    in_machine, nothing_is_left, processes, program, remove_cgroup, soon,
 };
 
-/// Ends by SIGTERM, at leisure, with a code of its own.
-const POLITE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done";
-
-/// Waits for something nobody tells of.
-fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within 20 s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn nothing_is_left(podman: &Podman) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let left = podman.leftovers();
-        if left.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "still there: {left:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// The kernel of this machine.
-fn host_kernel() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    text.trim().to_owned()
+fn leaves_nothing(podman: &Podman) {
+    nothing_is_left(Duration::from_secs(20), || podman.leftovers());
 }
 
 #[test]
@@ -93,7 +66,7 @@ fn a_container_lives_as_with_any_other_runtime() {
         "/home/file",
     ];
     assert_eq!(podman.podman(&words).out, "inside");
-    nothing_is_left(&podman);
+    leaves_nothing(&podman);
 }
 
 #[test]
@@ -130,7 +103,7 @@ fn what_cannot_run_says_so_with_podmans_codes() {
             .code,
         0
     );
-    nothing_is_left(&podman);
+    leaves_nothing(&podman);
 }
 
 #[test]
@@ -161,11 +134,7 @@ fn streams_arrive_whole_and_a_terminal_is_one() {
 
     let words = podman.words("run", &["--rm", "-it", "--network", "none"], "exec sh");
     let mut person = Person::starts(&podman.command(&words));
-    person.types("echo $((6 * 7))\n");
-    person.sees("42");
-    person.resizes(40, 100);
-    person.types("while [ \"$(stty size)\" != '40 100' ]; do :; done; echo as $((2 * 20)) rows\n");
-    person.sees("as 40 rows");
+    person.tries_a_shell();
     person.types("exit 5\n");
     assert_eq!(person.ends(), Some(5));
 
@@ -267,7 +236,7 @@ fn each_step_of_a_build_has_a_kernel_of_its_own() {
         "{seen:?}"
     );
     assert_eq!(lines.next(), Some("7 8"), "{seen:?}");
-    nothing_is_left(&podman);
+    leaves_nothing(&podman);
 }
 
 /// Of this boot; a kernel of one's own has its own.
@@ -331,7 +300,7 @@ fn containers_of_a_pod_share_a_machine_and_end_one_by_one() {
     assert_eq!(podman.podman(&["pod", "rm", "--force", "pod"]).code, 0);
     // runc leaves the pod's group in hierarchies that account for nothing.
     if in_machine() {
-        nothing_is_left(&podman);
+        leaves_nothing(&podman);
     }
 }
 
@@ -344,16 +313,11 @@ fn a_process_of_exec_ends_with_what_stands_for_it() {
     let runs = || podman.exec("own", "ps").out.contains("sleep 4321");
     assert!(runs());
     let id = podman.fact("own", "{{.Id}}");
-    let stands = |pid: &u32| {
-        let words = arguments(*pid).join(" ");
-        match in_machine() {
-            true => words.contains(&format!(r#""id":"{id}","exec":"exec-"#)),
-            false => words == "sleep 4321",
-        }
+    let stands = |words: &str| match in_machine() {
+        true => words.contains(&format!(r#""id":"{id}","exec":"exec-"#)),
+        false => words == "sleep 4321",
     };
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let pid: u32 = pids.find(stands).unwrap();
+    let pid = processes(stands).into_iter().next().unwrap();
     let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
     assert!(killed.unwrap().success());
     soon("it has ended", || !runs());
@@ -419,7 +383,7 @@ fn whoever_is_killed_the_container_has_ended_and_nothing_is_left() {
             assert!(log.contains("virtual machine ended"), "{log}");
         }
         assert_eq!(podman.podman(&["rm", "victim"]).code, 0);
-        nothing_is_left(&podman);
+        leaves_nothing(&podman);
     }
 }
 
@@ -482,8 +446,8 @@ fn remove_trials() {
     remove_cgroup("libpod_parent");
 }
 
-/// A command of the guide, how it is run here, and what it has to print.
-const COMMANDS: [(&str, &str, &str); 15] = [
+/// The commands of the guide.
+const COMMANDS: [GuideCommand; 15] = [
     // The programs under test are built.
     ("cargo build --release", "test -x @PROGRAM", ""),
     (
@@ -548,17 +512,13 @@ fn every_command_of_the_guide_does_what_it_says() {
     podman.has_its_own_machine();
     let told = guide("podman");
     assert_eq!(told.len(), COMMANDS.len(), "{told:?}");
-    for command in told {
-        let known = COMMANDS.iter().find(|(own, ..)| *own == command);
-        let (_, here, expected) = known.unwrap_or_else(|| panic!("nobody tries `{command}`"));
-        let here = if here.is_empty() { &command } else { *here };
-        let here = here
-            .replace("@PROGRAM", &program().display().to_string())
-            .replace("@GROUP", podman.group());
-        let script = format!("cd {} && {here}", podman.path().display());
-        let answer = podman.on_its_machine("sh", &["-c", &script]);
-        assert_eq!(answer.code, 0, "`{command}`: {answer:?}");
-        assert!(answer.out.contains(expected), "`{command}`: {answer:?}");
-    }
+    let fill = |text: &str| {
+        text.replace("@PROGRAM", &program().display().to_string())
+            .replace("@GROUP", podman.group())
+    };
+    follow(told, &COMMANDS, fill, |command| {
+        let script = format!("cd {} && {command}", podman.path().display());
+        podman.on_its_machine("sh", &["-c", &script])
+    });
     remove_trials();
 }

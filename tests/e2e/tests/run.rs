@@ -1,18 +1,9 @@
 //! A container in its own kernel, seen from inside it.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::io::Write;
 use std::process::Stdio;
 
-use bulkhead_e2e::{Host, image};
-
-fn host_kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap()
-        .trim()
-        .to_owned()
-}
+use bulkhead_e2e::{Host, host_kernel, image};
 
 #[test]
 fn the_container_has_a_kernel_of_its_own_and_nothing_is_left() {

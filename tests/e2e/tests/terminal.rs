@@ -23,11 +23,7 @@ fn a_person_attaches_resizes_leaves_and_comes_back() {
     assert_eq!(host.bulkhead(&run).code, 0);
 
     let mut person = Person::starts(&host.command(&["attach", "shell"]));
-    person.types("echo $((6 * 7))\n");
-    person.sees("42");
-    person.resizes(40, 100);
-    person.types("while [ \"$(stty size)\" != '40 100' ]; do :; done; echo as $((2 * 20)) rows\n");
-    person.sees("as 40 rows");
+    person.tries_a_shell();
     person.types(LEAVE);
     assert_eq!(person.ends(), Some(0));
     assert_eq!(host.state("shell")["status"], "running");

@@ -276,8 +276,10 @@ async fn a_kataconfig_makes_a_node_run_pods_in_machines_and_leaves_it_as_it_was(
         linux.resources.as_mut().unwrap().memory_limit_in_bytes = 64 << 20;
     };
     let container = pod.start_with("worker", "sleep 1000", limit).await.unwrap();
-    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    assert_ne!(container.exec("uname -r").await.out, host.trim());
+    assert_ne!(
+        container.exec("uname -r").await.out,
+        bulkhead_e2e::host_kernel()
+    );
     cluster
         .server
         .load(json!({
