@@ -15,6 +15,9 @@ root = "@DIR/root"
 state = "@DIR/state"
 [grpc]
   address = "@DIR/containerd.sock"
+# Its socket would be the same for the nodes of all tests.
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "localhost/pause:1"   # from our mirror
