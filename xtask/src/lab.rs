@@ -20,7 +20,7 @@ use crate::run::{self, Outcome};
 const KERNEL: &str = "linux-image-amd64";
 
 /// What the host's files, QEMU with KVM, and pods' networks need.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 29] = [
     "virtio_pci",
     "9pnet_virtio",
     "9p",
@@ -43,9 +43,41 @@ const MODULES: [&str; 22] = [
     "nft_chain_nat",
     "nft_masq",
     "nft_compat",
+    "xt_MASQUERADE",
+    "xt_addrtype",
+    "xt_comment",
+    "xt_conntrack",
+    "xt_mark",
+    "xt_multiport",
+    "xt_nat",
 ];
 
 const INIT: &str = include_str!("lab/init.sh");
+
+/// What a lab with systemd has below `/run/lab`.
+const SYSTEMD: [(&str, &str); 6] = [
+    ("main.sh", include_str!("lab/systemd/main.sh")),
+    (
+        "units/lab.service",
+        include_str!("lab/systemd/units/lab.service"),
+    ),
+    (
+        "units/lab.target",
+        include_str!("lab/systemd/units/lab.target"),
+    ),
+    (
+        "units/basic.target",
+        include_str!("lab/systemd/units/basic.target"),
+    ),
+    (
+        "units/sysinit.target",
+        include_str!("lab/systemd/units/sysinit.target"),
+    ),
+    (
+        "units/shutdown.target",
+        include_str!("lab/systemd/units/shutdown.target"),
+    ),
+];
 
 /// Memory of the lab, MiB: guests, and whatever is written to its files.
 const MEMORY: u32 = 6144;
@@ -59,6 +91,9 @@ pub(crate) struct Options {
     /// Its clock counts instructions: the same work takes the same time,
     /// whatever else the machine does.
     pub(crate) instruction_clock: bool,
+    /// Its first process is systemd, with a bus and a journal, and the command a
+    /// service, as on most machines.
+    pub(crate) systemd: bool,
     /// How long it may take: an emulated processor that hangs says nothing.
     pub(crate) minutes: u32,
 }
@@ -76,7 +111,7 @@ pub(crate) fn run(yes: bool, options: Options, words: &[String]) -> Outcome {
     let out = dir.join("out");
     std::fs::create_dir_all(&out).map_err(|e| format!("`{}`: {e}", out.display()))?;
     let initramfs = dir.join("initramfs");
-    let image = archive(&kernel, &out, words)?;
+    let image = archive(&kernel, &out, options, words)?;
     std::fs::write(&initramfs, image).map_err(|e| format!("`{}`: {e}", initramfs.display()))?;
     let start = Instant::now();
     let outcome = boot(&kernel, &initramfs, &out, options);
@@ -134,7 +169,12 @@ fn share(qemu: &mut Command, tag: &str, path: &Path, read_only: &str) {
 }
 
 /// The lab's first process, busybox, modules, and what is to be run.
-fn archive(kernel: &HostKernel, out: &Path, words: &[String]) -> Outcome<Vec<u8>> {
+fn archive(
+    kernel: &HostKernel,
+    out: &Path,
+    options: Options,
+    words: &[String],
+) -> Outcome<Vec<u8>> {
     let failed = |error: std::io::Error| format!("the lab's initramfs: {error}");
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("`{}`: {e}", path.display()));
     let mut archive = Writer::new(Vec::new());
@@ -168,6 +208,15 @@ fn archive(kernel: &HostKernel, out: &Path, words: &[String]) -> Outcome<Vec<u8>
         out.display().to_string().as_bytes(),
     )?;
     add("command", Kind::File, 0o444, command(words)?.as_bytes())?;
+    if options.systemd {
+        for name in ["systemd", "systemd/units"] {
+            add(name, Kind::Directory, 0o755, b"")?;
+        }
+        for (name, text) in SYSTEMD {
+            let name = format!("systemd/{name}");
+            add(&name, Kind::File, 0o444, text.as_bytes())?;
+        }
+    }
     archive.finish().map_err(failed)
 }
 

@@ -74,6 +74,9 @@ enum Task {
         /// Let its clock count instructions instead of time
         #[arg(long)]
         instruction_clock: bool,
+        /// With systemd as its first process, and the command as a service
+        #[arg(long)]
+        systemd: bool,
         /// How long it may take
         #[arg(long, default_value_t = 60)]
         minutes: u32,
@@ -156,12 +159,14 @@ fn main() -> ExitCode {
         }
         Task::Lab {
             instruction_clock,
+            systemd,
             minutes,
             command,
         } => lab::run(
             yes,
             lab::Options {
                 instruction_clock,
+                systemd,
                 minutes,
             },
             &command,

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{self, Outcome};
 
 /// Package, and what of it is used.
-const PACKAGES: [(&str, &str); 40] = [
+const PACKAGES: [(&str, &str); 42] = [
     ("gcc", "links programs, compiles the guest kernel"),
     ("g++", "compiles libFuzzer"),
     ("libc6-dev", "links programs"),
@@ -48,6 +48,8 @@ const PACKAGES: [(&str, &str); 40] = [
         "protobuf-compiler",
         "compiles the CRI's messages for the tests",
     ),
+    ("systemd", "runs a machine of the tests"),
+    ("dbus", "joins it to whoever asks something of it"),
     ("iproute2", "the tests make network namespaces"),
     ("iptables", "the tests make a service mesh with it"),
     ("perl-base", "the tests hold a program with it"),
@@ -63,12 +65,11 @@ const PEERS: [(&str, &str); 3] = [
 ];
 
 /// What a cluster of one node is made of and made with.
-const CLUSTER: [(&str, &str); 6] = [
+const CLUSTER: [(&str, &str); 5] = [
     ("dpkg-dev", "unpacks Kubernetes' source"),
     ("golang-go", "compiles Kubernetes"),
     ("rsync", "Kubernetes' build copies with it"),
     ("etcd-server", "keeps the cluster's objects"),
-    ("systemd", "runs the node's services"),
     ("conntrack", "the node's proxy forgets connections with it"),
 ];
 

@@ -1,7 +1,7 @@
 //! Every test.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -59,34 +59,72 @@ pub(crate) fn run(yes: bool) -> Outcome {
         }
         Ok(())
     })?;
-    // Emulated guests say nothing of what only KVM does.
-    timed("KVM", &mut || {
-        let dir = run::workspace().join("target/demo");
-        let image = dir.join("image");
-        if !image.exists() {
-            demo::make_image(&dir, &image)?;
-        }
-        let program = run::workspace().join("target/debug/bulkhead");
-        let script = run::workspace().join("tests/lab/kvm.sh");
-        let image = format!("oci:{}:latest", image.display());
-        let pods = text(&program.with_file_name("pods-bench"));
-        let words = ["sh", &text(&script), &text(&program), &image, &pods].map(str::to_owned);
-        let clock = lab::Options {
-            instruction_clock: false,
-            minutes: 15,
-        };
-        lab::run(yes, clock, &words)
-    })?;
+    timed("KVM", &mut || on_kvm(yes))?;
+    timed("systemd", &mut || with_systemd(yes))?;
     for (name, seconds) in times {
         println!("{name:<12} {seconds:>5} s");
     }
     Ok(())
 }
 
+/// Emulated guests say nothing of what only KVM does.
+fn on_kvm(yes: bool) -> Outcome {
+    let script = run::workspace().join("tests/lab/kvm.sh");
+    let image = format!("oci:{}:latest", text(&image()?));
+    let pods = text(&program().with_file_name("pods-bench"));
+    let words = ["sh", &text(&script), &text(&program()), &image, &pods];
+    in_lab(yes, false, &words)
+}
+
+/// Nor does a machine without systemd of what it does to control groups.
+fn with_systemd(yes: bool) -> Outcome {
+    let script = run::workspace().join("tests/lab/systemd.sh");
+    let image = text(&image()?);
+    let pods = test_program("pod_host")?;
+    let words = ["bash", &text(&script), &text(&program()), &image, &pods];
+    in_lab(yes, true, &words)
+}
+
+fn in_lab(yes: bool, systemd: bool, words: &[&str]) -> Outcome {
+    let options = lab::Options {
+        instruction_clock: false,
+        systemd,
+        minutes: 15,
+    };
+    let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
+    lab::run(yes, options, &words)
+}
+
+fn program() -> PathBuf {
+    run::workspace().join("target/debug/bulkhead")
+}
+
+/// The demo's image, made where it is not there.
+fn image() -> Outcome<PathBuf> {
+    let dir = run::workspace().join("target/demo");
+    let image = dir.join("image");
+    if !image.exists() {
+        demo::make_image(&dir, &image)?;
+    }
+    Ok(image)
+}
+
+/// The program of a file of tests, which is built.
+fn test_program(name: &str) -> Outcome<String> {
+    let mut build = cargo_test();
+    build.args(["--workspace", "--no-run", "--test", name]);
+    let told = run::said(build.args(["--message-format", "json"]))?;
+    let executable = told.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let own = message["target"]["name"] == name;
+        own.then(|| message["executable"].as_str().map(str::to_owned))?
+    });
+    executable.ok_or_else(|| format!("cargo built no program of the tests `{name}`"))
+}
+
 fn cargo_test() -> Command {
     let mut test = run::cargo();
-    let program = run::workspace().join("target/debug/bulkhead");
-    test.arg("test").env("BULKHEAD_TEST_PROGRAM", program);
+    test.arg("test").env("BULKHEAD_TEST_PROGRAM", program());
     test
 }
 

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bulkhead-erofs", &[]),
     ("bulkhead-seccomp", &[]),
     ("bulkhead-status", &[]),
+    ("bulkhead-systemd", &[]),
     ("bulkhead-telemetry", &[]),
     (
         "bulkhead-bundle",
@@ -48,11 +49,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bulkhead-seccomp",
             "bulkhead-share",
             "bulkhead-sys",
+            "bulkhead-systemd",
         ],
     ),
     (
         "bulkhead-installer",
-        &["bulkhead-config", "bulkhead-guest", "bulkhead-protocol"],
+        &[
+            "bulkhead-config",
+            "bulkhead-guest",
+            "bulkhead-protocol",
+            "bulkhead-systemd",
+        ],
     ),
     (
         "bulkhead-agent",

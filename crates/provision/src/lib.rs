@@ -9,7 +9,7 @@
 //!   monitor::open ─▶ a hypervisor          share::Server ─▶ device + helper
 //!   guest::open ───▶ kernel, initramfs     network::join ─▶ devices + guest's view
 //!   writable::make ▶ a disk                seccomp::program ▶ BPF
-//!   settle::soon ──▶ memory back
+//!   scope::tell ───▶ systemd's scope       settle::soon ────▶ memory back
 //!   block::device, block::image ▶ what becomes a disk of a running machine
 //! ```
 
@@ -20,6 +20,7 @@ pub mod helper;
 mod kept;
 pub mod monitor;
 pub mod network;
+pub mod scope;
 pub mod seccomp;
 pub mod settle;
 pub mod share;

@@ -321,6 +321,14 @@ pub fn parent(path: &str) -> Result<Option<PathBuf>, CgroupError> {
     Ok(parent.map(Path::to_owned))
 }
 
+/// The slice and the scope of systemd's an OCI spec names as the group; none: a group
+/// that is no scope. systemd.scope(5).
+pub fn scope(path: &str) -> Option<(String, String)> {
+    let name = relative(path).ok()?.file_name()?.to_str()?.to_owned();
+    let (slice, rest) = path.split_once(':')?;
+    (rest.contains(':') && name.ends_with(".scope")).then(|| (slice.to_owned(), name))
+}
+
 /// systemd.slice(5): `a-b.slice` is below `a.slice`; a scope is named after its
 /// prefix, unless it is itself a slice.
 fn systemd(slice: &str, prefix: &str, name: &str) -> Option<PathBuf> {
@@ -387,6 +395,22 @@ mod tests {
         }
         assert_eq!(of("/abc"), None);
         assert!(parent("../abc").is_err());
+    }
+
+    #[test]
+    fn a_scope_is_what_systemd_calls_so() {
+        let pod = "kubepods-pod1.slice:cri-containerd:abc";
+        let names = ("kubepods-pod1.slice", "cri-containerd-abc.scope");
+        assert_eq!(scope(pod), Some((names.0.to_owned(), names.1.to_owned())));
+        for other in [
+            "a.slice:x:b.slice",
+            "/a.slice/b.scope",
+            "a.slice:b.scope",
+            "a:b:c",
+            "../a.slice:b:c",
+        ] {
+            assert_eq!(scope(other), None, "{other}");
+        }
     }
 
     #[test]

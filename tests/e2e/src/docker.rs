@@ -104,7 +104,11 @@ impl Docker {
 
 fn daemon(dir: &Path, namespace: &str) -> Child {
     let at = |name: &str| dir.join(name).display().to_string();
-    std::fs::write(dir.join("machine"), "accelerator = \"tcg\"\n").unwrap();
+    std::fs::write(
+        dir.join("machine"),
+        format!("accelerator = \"{}\"\n", crate::accelerator()),
+    )
+    .unwrap();
     let launcher = format!(
         "#!/bin/sh\nexec {} --machine-config {} \"$@\"\n",
         crate::program().display(),

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::remove_cgroup;
+use crate::{booted_by_systemd, remove_cgroup, tool};
+
+/// Where systemd looks for units that are there until the next boot.
+const UNITS: &str = "/run/systemd/system";
 
 /// The group the kubelet makes for a pod, with its limit.
 #[derive(Debug)]
@@ -24,6 +27,23 @@ impl PodGroup {
     /// many.
     #[must_use]
     pub fn make(memory: u64) -> Self {
+        match booted_by_systemd() {
+            true => Self::slice(memory),
+            false => Self::directory(memory),
+        }
+    }
+
+    fn slice(memory: u64) -> Self {
+        let name = format!("bht{}_{memory}.slice", std::process::id());
+        let unit = format!("[Slice]\nMemoryMax={memory}\n");
+        std::fs::write(Path::new(UNITS).join(&name), unit).unwrap();
+        tool("systemctl", &["daemon-reload"]);
+        tool("systemctl", &["start", &name]);
+        let dir = Path::new("/sys/fs/cgroup").join(&name);
+        Self { name, dir }
+    }
+
+    fn directory(memory: u64) -> Self {
         let name = format!("bht-{}-{memory}", std::process::id());
         let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         let root = match unified {
@@ -50,6 +70,22 @@ impl PodGroup {
         bound(&self.dir, memory);
     }
 
+    /// Whoever makes the host's groups reads its configuration again, and puts them
+    /// into the order it knows.
+    pub fn manager_reloads(&self) {
+        if booted_by_systemd() {
+            tool("systemctl", &["daemon-reload"]);
+        }
+    }
+
+    /// Is the memory of each group in it counted?
+    #[must_use]
+    pub fn counts_memory(&self) -> bool {
+        let files = ["memory.current", "memory.usage_in_bytes"];
+        let counts = |dir: &PathBuf| files.iter().any(|file| dir.join(file).exists());
+        self.children().iter().all(counts)
+    }
+
     /// Groups in it.
     #[must_use]
     pub fn children(&self) -> Vec<PathBuf> {
@@ -72,6 +108,10 @@ impl Drop for PodGroup {
     fn drop(&mut self) {
         for dir in self.children() {
             let _ = std::fs::remove_dir(dir);
+        }
+        if booted_by_systemd() {
+            tool("systemctl", &["stop", &self.name]);
+            let _ = std::fs::remove_file(Path::new(UNITS).join(&self.name));
         }
         remove_cgroup(&self.name);
     }

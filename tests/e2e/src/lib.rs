@@ -110,7 +110,7 @@ impl Host {
         command
             .args(args)
             .env("BULKHEAD_ROOT", self.dir.path())
-            .env("BULKHEAD_ACCEL", "tcg");
+            .env("BULKHEAD_ACCEL", accelerator());
         command.stdin(Stdio::null());
         command
     }
@@ -215,7 +215,22 @@ impl Drop for Host {
     }
 }
 
+/// How guests run: emulated where nobody says `BULKHEAD_ACCEL`.
+#[must_use]
+pub fn accelerator() -> String {
+    std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "tcg".to_owned())
+}
+
+/// Is systemd this machine's first process? sd_booted(3).
+#[must_use]
+pub fn booted_by_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
 /// The program under test.
+///
+/// # Panics
+/// Where it was not built.
 #[must_use]
 pub fn program() -> PathBuf {
     let path = std::env::var_os("BULKHEAD_TEST_PROGRAM").map_or_else(

@@ -8,16 +8,23 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::node::{handler, network};
-use crate::{Answer, busybox_image, in_cgroup, in_machine, remove_cgroup, tool};
+use crate::{
+    Answer, accelerator, booted_by_systemd, busybox_image, in_cgroup, in_machine, remove_cgroup,
+    tool,
+};
 
 /// Podman, with one image.
 #[derive(Debug)]
 pub struct Podman {
     dir: tempfile::TempDir,
     namespace: String,
+    group: String,
     /// Whose mounts are Podman's.
     holder: Child,
 }
+
+/// Of the paths of conmon's scopes.
+const MONITORS: &str = "/libpod-conmon-";
 
 /// The image.
 pub const PODMAN_IMAGE: &str = "localhost/busybox:1";
@@ -39,9 +46,14 @@ impl Podman {
         let mut holder = holder.expect("nsenter is there: `apt install util-linux`");
         // It is there when it has said something.
         std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let group = match booted_by_systemd() {
+            true => format!("{}.slice", namespace.replace('-', "_")),
+            false => namespace.clone(),
+        };
         let own = Self {
             dir,
             namespace,
+            group,
             holder,
         };
         own.import();
@@ -107,7 +119,7 @@ impl Podman {
     /// The control group its containers are told to be in.
     #[must_use]
     pub fn group(&self) -> &str {
-        &self.namespace
+        &self.group
     }
 
     /// Podman, not yet started.
@@ -144,7 +156,7 @@ impl Podman {
         options: &[&'a str],
         script: &'a str,
     ) -> Vec<&'a str> {
-        let mut words = vec![verb, "--cgroup-parent", &self.namespace];
+        let mut words = vec![verb, "--cgroup-parent", &self.group];
         words.extend(options);
         words.extend([PODMAN_IMAGE, "sh", "-c", script]);
         words
@@ -185,7 +197,10 @@ impl Podman {
     /// Processes of the containers: all that is in their control groups.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
-        in_cgroup(&format!("/{}/libpod-", self.namespace))
+        let watch = in_cgroup(MONITORS);
+        let mut all = in_cgroup(&format!("/{}/libpod-", self.group));
+        all.retain(|pid| !watch.contains(pid));
+        all
     }
 
     /// What is left of containers on the host.
@@ -193,13 +208,22 @@ impl Podman {
     pub fn leftovers(&self) -> Vec<String> {
         let processes = self.processes().into_iter();
         let mut left: Vec<_> = processes.map(|pid| format!("process {pid}")).collect();
-        let hierarchies = entries(Path::new("/sys/fs/cgroup")).into_iter();
-        let groups = hierarchies.flat_map(|group| entries(&group.join(&self.namespace)));
-        let groups = groups.filter(|path| path.is_dir() && !path.ends_with("conmon"));
+        let groups = self.groups().into_iter();
+        let groups = groups.filter(|path| !path.ends_with("conmon"));
+        let groups = groups.filter(|path| !path.display().to_string().contains(MONITORS));
         let places = [crate::OCI, crate::PODS].map(|place| entries(Path::new(place)));
         let places = places.into_iter().flatten().filter(|dir| self.is_own(dir));
         left.extend(groups.chain(places).map(|path| path.display().to_string()));
         left
+    }
+
+    /// Control groups in its own, in every hierarchy.
+    fn groups(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = [vec![root.to_owned()], entries(root)].concat();
+        let all = hierarchies.iter();
+        let groups = all.flat_map(|hierarchy| entries(&hierarchy.join(&self.group)));
+        groups.filter(|path| path.is_dir()).collect()
     }
 
     /// Is a directory of a container or its pod this Podman's? The files in it name the
@@ -207,7 +231,9 @@ impl Podman {
     fn is_own(&self, dir: &Path) -> bool {
         ["cgroup", "bundle/config.json"].iter().any(|file| {
             let text = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
-            text.contains(&format!("/{}/", self.namespace))
+            ["/", ":"]
+                .iter()
+                .any(|end| text.contains(&format!("{}{end}", self.group)))
         })
     }
 }
@@ -219,16 +245,23 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 
 fn configure(dir: &Path) {
     let at = |name: &str| dir.join(name).display().to_string();
+    // With systemd, Podman is as it comes: scopes, and the journal.
+    let (engine, containers) = match booted_by_systemd() {
+        true => ("", ""),
+        false => (
+            "cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"",
+            "log_driver = \"k8s-file\"",
+        ),
+    };
     let engine = format!(
         r#"[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "file"
+{engine}
 tmp_dir = "{tmp}"
 [network]
 network_backend = "cni"
 network_config_dir = "{cni}"
 [containers]
-log_driver = "k8s-file"
+{containers}
 # What every machine lets runc set.
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 "#,
@@ -242,7 +275,8 @@ default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
         at("run"),
     );
     std::fs::write(dir.join("storage.conf"), storage).unwrap();
-    std::fs::write(dir.join("bulkhead.toml"), "accelerator = \"tcg\"\n").unwrap();
+    let settings = format!("accelerator = \"{}\"\n", accelerator());
+    std::fs::write(dir.join("bulkhead.toml"), settings).unwrap();
     std::fs::create_dir(dir.join("cni")).unwrap();
     let ipam = json!({
         "type": "host-local",
@@ -271,15 +305,13 @@ impl Drop for Podman {
             .status();
         // What Podman has clean up after a container ends last.
         let deadline = Instant::now() + Duration::from_secs(5);
-        let own = format!("/{}/", self.namespace);
+        let own = format!("/{}/", self.group);
         while !in_cgroup(&own).is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
-        for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
-            for group in entries(&hierarchy.join(&self.namespace)) {
-                let _ = std::fs::remove_dir(group);
-            }
+        for group in self.groups() {
+            let _ = std::fs::remove_dir(group);
         }
-        remove_cgroup(&self.namespace);
+        remove_cgroup(&self.group);
     }
 }

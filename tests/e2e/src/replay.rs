@@ -90,7 +90,11 @@ pub fn encoded(value: &Value) -> MessageField<Any> {
 /// everywhere: `runtimeoptions.v1.Options{ConfigPath}`.
 fn options(dir: &Path) -> MessageField<Any> {
     let config = dir.join("config.toml");
-    std::fs::write(&config, "accelerator = \"tcg\"\nlayers_mib = 0\n").unwrap();
+    let settings = format!(
+        "accelerator = \"{}\"\nlayers_mib = 0\n",
+        crate::accelerator()
+    );
+    std::fs::write(&config, settings).unwrap();
     let path = config.display().to_string();
     let mut value = vec![0x12, u8::try_from(path.len()).unwrap()];
     value.extend(path.as_bytes());

@@ -25,6 +25,9 @@ async fn a_pod_is_accounted_for_where_the_kubelet_looks() {
     for own in node.monitors() {
         assert!(inside.contains(&own), "the monitor {own} is outside");
     }
+    group.manager_reloads();
+    assert!(group.counts_memory());
+    assert_eq!(group.processes(), inside);
     pod.remove().await.unwrap();
     assert_eq!(group.children(), Vec::<PathBuf>::new());
 }

@@ -64,6 +64,7 @@ pub(crate) fn run(yes: bool, options: Options) -> Outcome {
         let words = [&program, "bench", "--prepared", "--rounds", &rounds];
         let clock = lab::Options {
             instruction_clock: true,
+            systemd: false,
             minutes: 20,
         };
         return lab::run(yes, clock, &words.map(str::to_owned));

@@ -42,8 +42,20 @@ b ip link set lo up
 b hostname lab
 # From the initramfs: it is nowhere on the host.
 b cp /command /root/tmp/lab-command
+if b test -d /systemd; then
+    # By this file systemd would take the lab for a container.
+    b rm -f /root/.dockerenv
+    b cp -r /systemd /root/run/lab
+    b cp /root/lib/systemd/system/dbus.so* /root/lib/systemd/system/dbus.service \
+        /root/lib/systemd/system/systemd-journald*.so* /root/lib/systemd/system/systemd-journald.service \
+        /root/run/lab/units || end 125
+fi
 # As an initramfs does on a real host: whoever enters the mount namespace anew
 # is to land here. This shell's own root stays what it was.
 b mount --move . / || end 125
+if b test -d /systemd; then
+    exec /busybox env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/run/lab/units:/run/systemd/transient:/run/systemd/system \
+        /busybox chroot . /lib/systemd/systemd --unit=lab.target --show-status=no
+fi
 b chroot . /bin/sh /tmp/lab-command
 end $?

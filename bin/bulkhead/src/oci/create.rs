@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use bulkhead_provision::scope;
+
 use super::bundle::Bundle;
 use super::place::Record;
 use super::shim::{self, FIRST, Shim};
@@ -107,6 +109,9 @@ fn fill(
     })?;
     drop(made);
     let pid = child.id();
+    if host.is_some() {
+        runtime.block_on(tell_systemd(place, bundle, pid));
+    }
     let record = Record {
         pid,
         bundle: bundle.dir.clone(),
@@ -119,6 +124,20 @@ fn fill(
         .write_record(&record)
         .and_then(|()| write_pid(wanted.pid_file.as_deref(), pid));
     told.inspect_err(|_| stand_in::end(&mut child))
+}
+
+/// Where the process that stands for it has a control group of its own: a machine's is
+/// told of by its shim. The group is there, with whatever systemd says.
+async fn tell_systemd(place: &Place, bundle: &Bundle, pid: u32) {
+    let group = bundle.spec["linux"]["cgroupsPath"].as_str();
+    let description = format!("stands for the container {}", place.id());
+    let told = scope::tell(group.unwrap_or_default(), &description, pid).await;
+    if let Err(error) = told {
+        tracing::warn!(
+            error = bulkhead_provision::chain(&error),
+            "systemd does not look after the container's control group"
+        );
+    }
 }
 
 /// Tells whoever waits for it which process stands for the container's.

@@ -110,10 +110,11 @@ pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
     let order = serde_json::to_string(&order).map_err(|error| Error::Answer(error.to_string()))?;
     command.arg(order);
     let guard = jail.apply(&mut command);
-    if first {
-        namespaces::next_child_alone().map_err(failed())?;
-    }
-    let child = command.spawn().map_err(failed())?;
+    let child = match first {
+        true => spawn_alone(&mut command),
+        false => command.spawn(),
+    };
+    let child = child.map_err(failed())?;
     drop((guard, command));
     let mut text = Vec::new();
     std::io::Read::read_to_end(&mut words, &mut text).map_err(failed())?;
@@ -124,6 +125,16 @@ pub(super) fn start(wanted: Wanted<'_>) -> Result<Child, Error> {
             false => String::from_utf8_lossy(&text).into_owned(),
         })),
     }
+}
+
+/// Starts the first process of a process namespace, by a thread of its own: it could
+/// start no other threads afterwards.
+fn spawn_alone(command: &mut Command) -> std::io::Result<Child> {
+    let spawn = || namespaces::next_child_alone().and_then(|()| command.spawn());
+    std::thread::scope(|scope| {
+        let spawned = scope.spawn(spawn).join();
+        spawned.unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts it panicked")))
+    })
 }
 
 /// Ends one nobody can be told of; what it stands for ends with it.

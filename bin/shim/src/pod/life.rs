@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bulkhead_bundle::Growth;
 use bulkhead_config::{ConfigError, Loaded};
-use bulkhead_provision::helper;
+use bulkhead_provision::{helper, scope};
 use bulkhead_sandbox::Sandbox;
 use bulkhead_sys::cgroup::{Cgroup, CgroupError, Origin};
 use oci_spec::runtime::Spec;
@@ -121,10 +121,25 @@ impl Pod {
         noted.map_err(|error| Failure::from_error(&error))?;
         let origin = cgroup.join().map_err(failed)?;
         self.lock().origin = Some(origin);
+        self.tell_systemd(path);
         Ok(Limits {
             memory: cgroup.memory_limit(),
             pids: cgroup.pids_limit(),
         })
+    }
+
+    /// Beside the rest: the group is there, with whatever systemd says.
+    fn tell_systemd(&self, group: String) {
+        let description = format!("pod {} in a machine of its own", self.id);
+        tokio::spawn(async move {
+            let told = scope::tell(&group, &description, std::process::id()).await;
+            if let Err(error) = told {
+                tracing::warn!(
+                    error = bulkhead_provision::chain(&error),
+                    "systemd does not look after the pod's control group"
+                );
+            }
+        });
     }
 
     /// Goes back to where this process was started, and removes the pod's

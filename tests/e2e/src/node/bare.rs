@@ -116,7 +116,8 @@ impl Node {
             command.args(["--restart-with", restart]);
         }
         if verb == "install" {
-            command.args(["--allow-emulation", "--set", "accelerator=tcg"]);
+            let accelerator = format!("accelerator={}", crate::accelerator());
+            command.args(["--allow-emulation", "--set", &accelerator]);
         }
         command
             .args(args)

@@ -56,7 +56,7 @@ state = "{state}"
     );
     std::fs::write(dir.join("config.toml"), text).unwrap();
     // Tests see the same everywhere; whoever measures says otherwise.
-    let accelerator = std::env::var("BULKHEAD_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
+    let accelerator = crate::accelerator();
     // Nor does what a container reads depend on what came before it.
     let settings = format!("accelerator = \"{accelerator}\"\nlayers_mib = 0\n");
     std::fs::write(dir.join("bulkhead.toml"), settings).unwrap();
