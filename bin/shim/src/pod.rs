@@ -65,6 +65,7 @@ type Boot = Option<Result<Arc<Sandbox>, String>>;
 pub(crate) struct Pod {
     id: String,
     namespace: String,
+    caller: Caller,
     /// Seconds since the epoch.
     started: u64,
     place: Place,
@@ -119,6 +120,16 @@ struct State {
     mirrors: Mirrors,
     /// Where layers of snapshots may be had as images.
     layers: Option<Layers>,
+}
+
+/// Who asks for containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// A container manager, as containerd.
+    Manager,
+    /// `bulkhead create`, which no client of a manager can be: it hands over what it
+    /// owns the pod by. Whose machine is whose it has looked up.
+    Runtime,
 }
 
 /// How soon this process has to end.
@@ -178,6 +189,10 @@ impl Pod {
         Self {
             id: args.id.clone(),
             namespace: args.namespace.clone(),
+            caller: match args.owner {
+                Some(_) => Caller::Runtime,
+                None => Caller::Manager,
+            },
             started: now.map_or(0, |now| now.as_secs()),
             place: Place::of(&args.namespace, &args.id),
             publisher: Mutex::new(publisher),
@@ -202,11 +217,6 @@ impl Pod {
             id,
             namespace: &self.namespace,
         }
-    }
-
-    /// Are its containers those of an OCI runtime's caller?
-    fn is_of_oci(&self) -> bool {
-        self.namespace == bulkhead_control::OCI_NAMESPACE
     }
 
     /// Is it the pod itself, which is no task?

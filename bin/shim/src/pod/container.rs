@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::disks::{self, Use};
 use super::life::LOST;
-use super::{Pod, Request};
+use super::{Caller, Pod, Request};
 use crate::events::Event;
 use crate::failure::{Failure, Outcome};
 use crate::layers::Layers;
@@ -272,7 +272,7 @@ impl Pod {
     ) -> Outcome<u32> {
         // Everything of the host is opened while the machine boots.
         let layers = self.lock().layers.clone();
-        let alone = request.kind == Kind::Single || self.is_of_oci();
+        let alone = request.kind == Kind::Single || self.caller == Caller::Runtime;
         let Opened { root, wanting } = match (alone, request.rootfs.as_slice()) {
             (true, []) => rootfs::own(&request.bundle, &request.spec)?,
             (_, mounts) => rootfs::open(mounts, &request.bundle, &request.spec, layers.as_ref())?,

@@ -11,7 +11,7 @@ use bulkhead_bundle::Kind;
 use bulkhead_sys::cgroup;
 use oci_spec::runtime::Spec;
 
-use super::Pod;
+use super::{Caller, Pod};
 use crate::failure::{Failure, Outcome};
 
 /// The control group of the pod a container or a pod belongs to.
@@ -30,7 +30,7 @@ impl Pod {
             return Ok(());
         };
         let own = self.lock().group.clone();
-        let known = self.is_of_oci() || own.is_none();
+        let known = self.caller == Caller::Runtime || own.is_none();
         if *pod == self.id && (known || own == group(spec)?) {
             return Ok(());
         }
