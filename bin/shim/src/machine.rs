@@ -159,6 +159,7 @@ impl Parts {
 fn serve(dir: &Path) -> Outcome<Server> {
     let order = Order {
         read_only: false,
+        later: false,
         tree: Tree::Pod,
     };
     let nothing = File::open(dir).map_err(failed)?;

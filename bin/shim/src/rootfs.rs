@@ -233,8 +233,16 @@ fn refuse_huge_pages(opened: &OwnedFd, shown: &impl std::fmt::Display) -> Outcom
     }
 }
 
-/// What [`source`] opened, to be shared.
+/// What [`source`] opened, to be shared. Nothing that the host mounts there later: a guest
+/// that has looked at it would keep the host from unmounting it, and could write it where
+/// the volume may only be read.
 pub(crate) fn bind(opened: &OwnedFd, bind: &Bind) -> Outcome<Detached> {
+    if bind.later {
+        tracing::warn!(
+            source = %bind.source.display(),
+            "what the host mounts there later is not shared with the guest"
+        );
+    }
     Detached::bind(opened, &bind.source, bind.read_only)
         .map_err(|error| Failure::from_error(&error))
 }
@@ -275,6 +283,7 @@ mod tests {
             mount: 0,
             source: "/dev/null".into(),
             read_only: false,
+            later: false,
         };
         assert!(
             source(&device)

@@ -19,6 +19,8 @@ pub struct Bind {
     pub source: PathBuf,
     /// The container may only read it.
     pub read_only: bool,
+    /// Somebody wants it to have what the host mounts below it later.
+    pub later: bool,
 }
 
 /// A spec for the guest.
@@ -174,6 +176,16 @@ pub fn is_bind(mount: &Mount) -> bool {
         || options.iter().any(|word| word == "bind" || word == "rbind")
 }
 
+/// Do these options of a bind mount ask for what is mounted later? mount(8).
+fn receives_mounts(options: &[String]) -> bool {
+    let receives = |word: &String| match word.trim_start_matches('r') {
+        "slave" | "shared" => Some(true),
+        "private" | "unbindable" => Some(false),
+        _ => None,
+    };
+    options.iter().filter_map(receives).next_back() == Some(true)
+}
+
 /// Finds the mounts of host files. /dev/shm is the guest's: shared memory
 /// cannot be shared with another kernel.
 fn binds(spec: &mut Spec) -> Result<Vec<Bind>, Refusal> {
@@ -201,6 +213,7 @@ fn binds(spec: &mut Spec) -> Result<Vec<Bind>, Refusal> {
             mount: number,
             source,
             read_only: options.iter().any(|word| word == "ro"),
+            later: receives_mounts(options),
         });
     }
     spec.set_mounts(Some(mounts));

@@ -187,6 +187,7 @@ fn a_guest_is_told_nothing_of_its_host() {
         mount: 1,
         source: "/h".into(),
         read_only: true,
+        later: false,
     };
     assert_eq!(adapted.binds, [bind]);
     let text = serde_json::to_string(&adapted.spec).unwrap();

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use bulkhead_sys::mounts;
+use bulkhead_sys::mounts::{self, Later};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
@@ -42,7 +42,7 @@ pub(crate) struct Enclosure {
 /// Encloses this process with `dir`, one file of it, or an empty directory. It has to be
 /// single-threaded. Without root, a user namespace maps the caller to root:
 /// every file then belongs to the caller.
-pub(crate) fn enclose(dir: &OwnedFd, what: &Tree) -> io::Result<Enclosure> {
+pub(crate) fn enclose(dir: &OwnedFd, what: &Tree, later: Later) -> io::Result<Enclosure> {
     // The working directory moves to the new mount namespace; a descriptor
     // would stay behind, and mounts of another namespace cannot be cloned.
     rustix::process::fchdir(dir)?;
@@ -50,6 +50,7 @@ pub(crate) fn enclose(dir: &OwnedFd, what: &Tree) -> io::Result<Enclosure> {
     let down = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", down)?;
     let tree = clone_tree(what)?;
+    mounts::set_later(&tree, later)?;
     let proc_self_fd = open_tree("/proc/self/fd")?;
     let cage = tmpfs("64k", MountAttrFlags::empty())?;
     mounts::attach(

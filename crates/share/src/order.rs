@@ -19,6 +19,8 @@ const ORDER_LIMIT: u64 = 8192;
 pub struct Order {
     /// Refuse every change.
     pub read_only: bool,
+    /// What the host mounts later below a directory is served too.
+    pub later: bool,
     /// What is served.
     pub tree: Tree,
 }
@@ -100,6 +102,7 @@ mod tests {
         #[test]
         fn every_order_arrives(
             read_only: bool,
+            later: bool,
             pod: bool,
             name in proptest::option::of(proptest::collection::vec(1u8..=255, 1..255)),
             device: u64,
@@ -115,7 +118,7 @@ mod tests {
                 None if pod => Tree::Pod,
                 None => Tree::Directory,
             };
-            let order = Order { read_only, tree };
+            let order = Order { read_only, later, tree };
             let bytes = order.to_bytes().unwrap();
             prop_assert_eq!(Order::read(&bytes[..]).unwrap(), order);
         }

@@ -10,7 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use bulkhead_sys::{mounts, namespaces};
+use bulkhead_sys::mounts::{self, Later};
+use bulkhead_sys::namespaces;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags};
 
@@ -48,7 +49,7 @@ pub struct Detached {
 
 impl Detached {
     /// What is at `opened` (any descriptor of it; `path` is its name for
-    /// people), with everything mounted below it.
+    /// people), with everything mounted below it, and nothing that is mounted later.
     ///
     /// # Errors
     /// [`PodError::Mount`].
@@ -62,6 +63,7 @@ impl Detached {
             | OpenTreeFlags::AT_RECURSIVE
             | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = rustix::mount::open_tree(opened, "", flags).map_err(|e| failed(e.into()))?;
+        mounts::set_later(&tree, Later::Nothing).map_err(failed)?;
         if read_only {
             mounts::set_read_only(&tree, true, true).map_err(failed)?;
         }

@@ -17,6 +17,8 @@ use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::enclosure;
+use bulkhead_sys::mounts::Later;
+
 use crate::order::{Order, READY};
 
 /// Open files at most, the kernel's default ceiling. Each file the guest's
@@ -72,7 +74,11 @@ pub fn serve(
         std::process::abort();
     }));
     let limit = raise_limit();
-    let enclosure = enclosure::enclose(&dir, &order.tree).map_err(Error::Enclose)?;
+    let later = match order.later {
+        true => Later::OfTheOrigin,
+        false => Later::Nothing,
+    };
+    let enclosure = enclosure::enclose(&dir, &order.tree, later).map_err(Error::Enclose)?;
     drop(dir);
     enclosure::drop_privileges().map_err(Error::Enclose)?;
     enable_seccomp(SeccompAction::Kill, false)?;

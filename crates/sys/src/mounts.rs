@@ -1,7 +1,7 @@
 //! What rustix does not know of mounts.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::mount::MoveMountFlags;
 
@@ -28,6 +28,37 @@ pub fn set_read_only(tree: impl AsFd, read_only: bool, recursive: bool) -> io::R
         propagation: 0,
         userns_fd: 0,
     };
+    set(tree.as_fd(), &attributes, recursive)
+}
+
+/// Which mounts that are made later below a tree's origin appear in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// None: mount_namespaces(7), `MS_PRIVATE`.
+    Nothing,
+    /// Those of the origin, where that is shared; none in the other direction. `MS_SLAVE`.
+    OfTheOrigin,
+}
+
+/// Says what appears in a tree that was copied with `open_tree`, and below it.
+/// mount_setattr(2).
+///
+/// # Errors
+/// As [`set_read_only`].
+pub fn set_later(tree: impl AsFd, later: Later) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: 0,
+        attr_clr: 0,
+        propagation: match later {
+            Later::Nothing => libc::MS_PRIVATE,
+            Later::OfTheOrigin => libc::MS_SLAVE,
+        },
+        userns_fd: 0,
+    };
+    set(tree.as_fd(), &attributes, true)
+}
+
+fn set(tree: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -37,10 +68,10 @@ pub fn set_read_only(tree: impl AsFd, read_only: bool, recursive: bool) -> io::R
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            tree.as_fd().as_raw_fd(),
+            tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

@@ -46,6 +46,33 @@ impl PodDir {
         self.mounted("empty-dir", name, "hugetlbfs", options)
     }
 
+    /// A directory of the host whose mounts others may be told of.
+    pub fn shared(&mut self, name: &str) -> PathBuf {
+        let path = self.path.join("host").join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let at = path.display().to_string();
+        tool("mount", &["--bind", &at, &at]);
+        tool("mount", &["--make-shared", &at]);
+        self.mounted.push(path.clone());
+        path
+    }
+
+    /// Mounts a tmpfs with this file in it on the host.
+    pub fn mounts(&mut self, at: &Path, file: &str) {
+        tool(
+            "mount",
+            &["-t", "tmpfs", "tmpfs", &at.display().to_string()],
+        );
+        self.mounted.push(at.to_owned());
+        std::fs::write(at.join(file), file).unwrap();
+    }
+
+    /// Takes the last mount away.
+    pub fn unmounts(&mut self) {
+        let at = self.mounted.pop().unwrap();
+        tool("umount", &[&at.display().to_string()]);
+    }
+
     fn mounted(&mut self, plugin: &str, name: &str, kind: &str, options: &str) -> PathBuf {
         let path = self.volume(plugin, name);
         let at = path.display().to_string();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bulkhead_e2e::kubelet::{PodDir, mount, with_volumes};
 use bulkhead_e2e::{Node, in_machine, tool};
+use k8s_cri::v1::{Mount, MountPropagation};
 
 /// How long a program that watches a volume may wait for news.
 const NEWS: Duration = Duration::from_secs(1);
@@ -220,5 +221,39 @@ async fn a_volume_of_huge_pages_is_refused_by_name() {
     } else {
         started.unwrap();
     }
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_host_mounts_later_stays_the_hosts() {
+    let mut kubelet = PodDir::new("later");
+    let host = kubelet.shared("host");
+    let (early, late) = (host.join("early"), host.join("late"));
+    std::fs::create_dir(&early).unwrap();
+    std::fs::create_dir(&late).unwrap();
+    kubelet.mounts(&early, "first");
+    let node = Node::start().await;
+    let pod = node.pod("later").await;
+    let start = |name, mount| pod.start_with(name, "sleep 1000", with_volumes(vec![mount]));
+    let follows = Mount {
+        propagation: MountPropagation::PropagationHostToContainer.into(),
+        ..mount(&host, "/host", false)
+    };
+    let follower = start("follower", follows).await.unwrap();
+    let other = start("other", mount(&host, "/host", false)).await.unwrap();
+    for app in [&follower, &other] {
+        assert_eq!(app.exec("ls /host /host/late").await.code, 0);
+        assert_eq!(app.exec("cat /host/early/first").await.out, "first");
+    }
+
+    kubelet.mounts(&late, "second");
+    let looks = "sleep 2; ls -A /host/late";
+    assert_eq!(other.exec(looks).await.out, "");
+    let followed = follower.exec(looks).await.out;
+    assert_eq!(followed, if in_machine() { "" } else { "second" });
+    // Who looked does not keep the host from unmounting.
+    kubelet.unmounts();
+    assert_eq!(follower.exec("ls -A /host/late").await.out, "");
+    assert_eq!(other.exec("cat /host/early/first").await.out, "first");
     pod.remove().await.unwrap();
 }

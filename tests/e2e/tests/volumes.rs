@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bulkhead_e2e::kubelet::PodDir;
 use bulkhead_e2e::{Host, image};
 
 /// The `--volume` argument that shows `source` at `target`.
@@ -51,6 +52,25 @@ fn what_is_written_survives_the_container() {
     let read = host.run(&["-v", &option], "sha256sum < /data/numbers");
     assert_eq!(read.out, written.out);
     host.settles();
+}
+
+#[test]
+fn what_the_host_mounts_later_is_there_for_who_asks() {
+    let mut mounts = PodDir::new("later");
+    let dir = mounts.shared("dir");
+    let late = dir.join("late");
+    std::fs::create_dir(&late).unwrap();
+    let host = Host::new();
+    let (own, following) = (volume(&dir, "/own"), volume(&dir, "/following:rslave"));
+    let volumes = ["--network", "none", "-v", &own, "-v", &following];
+    host.start("box", &volumes, "sleep 600");
+    let inside = |script: &str| host.bulkhead(&["exec", "box", "sh", "-c", script]);
+    assert_eq!(inside("ls -A /own/late /following/late").code, 0);
+
+    mounts.mounts(&late, "file");
+    let comes = "for i in $(seq 50); do cat /following/late/file && exit; sleep 0.1; done";
+    assert_eq!(inside(comes).out, "file");
+    assert_eq!(inside("ls -A /own/late").out, "");
 }
 
 #[test]

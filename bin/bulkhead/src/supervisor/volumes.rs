@@ -44,7 +44,11 @@ impl Shares {
             let tag = format!("volume{index}");
             let source = open(&volume.source)?;
             let file = source.file.is_some();
-            shares.serve(&volume.source, source, volume.read_only, &tag, dir)?;
+            let access = Access {
+                read_only: volume.read_only,
+                later: volume.options.iter().any(|word| receives_mounts(word)),
+            };
+            shares.serve(&volume.source, source, access, &tag, dir)?;
             shares.volumes.push(Volume {
                 tag,
                 target: volume.target.to_string_lossy().into_owned(),
@@ -66,19 +70,20 @@ impl Shares {
                 path.display()
             ));
         }
-        self.serve(path, source, false, ROOT_TAG, dir)
+        self.serve(path, source, Access::default(), ROOT_TAG, dir)
     }
 
     fn serve(
         &mut self,
         path: &Path,
         source: Source,
-        read_only: bool,
+        access: Access,
         tag: &str,
         dir: &ContainerDir,
     ) -> Result<(), String> {
         let order = Order {
-            read_only,
+            read_only: access.read_only,
+            later: access.later,
             tree: source.file.map_or(Tree::Directory, Tree::File),
         };
         let server = Server::start(dir.path(), tag, path, source.dir, &order)
@@ -95,6 +100,19 @@ impl Shares {
             .try_for_each(share::ready)
             .map_err(|error| report::chain(&error))
     }
+}
+
+/// What a guest may do with what is shared. By default it writes it, and does not see
+/// what the host mounts there later.
+#[derive(Debug, Clone, Copy, Default)]
+struct Access {
+    read_only: bool,
+    later: bool,
+}
+
+/// Does this option of a volume ask for what is mounted later? mount(8).
+fn receives_mounts(option: &str) -> bool {
+    ["slave", "rslave", "shared", "rshared"].contains(&option)
 }
 
 /// What is shared: a directory, or one file of it.

@@ -60,6 +60,7 @@ impl Pod {
                 mount: own.busybox,
                 source: path.clone(),
                 read_only: true,
+                later: false,
             };
             volumes.push(Volume {
                 tag: machine::SHARE.to_owned(),
@@ -124,6 +125,7 @@ fn tools_image(layers: &[PathBuf], shared: &mut Shared<'_>) -> Outcome<Rootfs> {
             mount: 0,
             source: path.clone(),
             read_only: true,
+            later: false,
         })
     };
     let files: Outcome<Vec<OwnedFd>> = layers.iter().map(open).collect();

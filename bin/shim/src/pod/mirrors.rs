@@ -298,6 +298,7 @@ mod tests {
             mount: 0,
             source: path.to_owned(),
             read_only,
+            later: false,
         };
         let opened = rootfs::source(&bind).unwrap();
         is_exchanged(&bind, &readable(&opened).unwrap())
