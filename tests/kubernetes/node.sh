@@ -83,6 +83,15 @@ control_groups() {
   mount -o remount,ro "$sys/fs/cgroup"
 }
 
+# Who makes control groups: systemd, as on clusters of kubeadm's and OpenShift's, or the
+# kubelet and runc themselves, with a containerd that is configured as Debian's is.
+cgroup_driver() {
+  local driver=${CGROUP_DRIVER:-systemd}
+  sed -i "s/CGROUP_DRIVER/$driver/" "$root/etc/kubernetes/kubelet.yaml"
+  [ "$driver" = systemd ] || return 0
+  cat "$here/etc/containerd-systemd.toml" >>"$root/etc/containerd/config.toml"
+}
+
 files() {
   local units=$root/etc/kubernetes/units
   mkdir -p "$root/etc/kubernetes" "$root/etc/containerd" "$root/usr/local/lib/kubernetes"
@@ -93,6 +102,7 @@ files() {
   cp /lib/systemd/system/{containerd.service,dbus.service,dbus.socket} "$units"
   cp "$here/etc/pods.conflist" "$root/etc/cni/net.d/10-pods.conflist"
   cp "$here/etc/containerd.toml" "$root/etc/containerd/config.toml"
+  cgroup_driver
   echo bulkhead-node >"$root/etc/hostname"
   # A machine of its own.
   rm -f "$root/etc/machine-id"
