@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use bulkhead_bundle::Bind;
+use bulkhead_bundle::{Bind, Overlay};
 use bulkhead_share::Detached;
 use containerd_shim_protos::api::Mount;
 use oci_spec::runtime::Spec;
@@ -245,6 +245,31 @@ pub(crate) fn bind(opened: &OwnedFd, bind: &Bind) -> Outcome<Detached> {
     }
     Detached::bind(opened, &bind.source, bind.read_only)
         .map_err(|error| Failure::from_error(&error))
+}
+
+/// Lays directories of the host over each other, to be shared.
+pub(crate) fn overlay(overlay: &Overlay) -> Outcome<Detached> {
+    let mut layers = overlay
+        .lower
+        .iter()
+        .map(|path| directory(path))
+        .collect::<Outcome<Vec<_>>>()?;
+    let path = overlay
+        .lower
+        .first()
+        .map_or(Path::new(""), PathBuf::as_path);
+    let laid = match &overlay.upper {
+        Some((upper, work)) if !overlay.read_only => {
+            let (upper, work) = (directory(upper)?, directory(work)?);
+            Detached::writable_union(&layers, &upper, &work, path)
+        }
+        Some((upper, _)) => {
+            layers.insert(0, directory(upper)?);
+            Detached::union(&layers, path)
+        }
+        None => Detached::union(&layers, path),
+    };
+    laid.map_err(|error| Failure::from_error(&error))
 }
 
 #[cfg(test)]

@@ -119,7 +119,9 @@ async fn serve(args: &Args, listener: UnixListener, owner: Option<OwnedFd>) -> R
             tracing::warn!("whoever had the pod made is gone, and the pod with it");
         }
     }
-    // Answers and events that are under way leave first.
+    // Who waits for a container's end is answered when the machine has ended; and answers
+    // and events that are under way leave first.
+    pod.end_machine().await;
     let _ = server.shutdown().await;
     pod.close().await;
     Ok(())

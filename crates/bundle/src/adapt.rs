@@ -4,24 +4,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use bulkhead_protocol::{CONTAINER_PIDS, SHARED_MEMORY, SHARED_PIDS};
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
+use bulkhead_protocol::{CONTAINER_PIDS, SHARED_PIDS};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 
 use crate::devices::{self, BlockDevice};
+use crate::mounts::{self, Bind, HostMounts, Overlay};
 use crate::{Refusal, namespace, namespaces};
-
-/// A directory or file of the host a container is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// Which mount of the spec, from 0.
-    pub mount: usize,
-    /// What on the host.
-    pub source: PathBuf,
-    /// The container may only read it.
-    pub read_only: bool,
-    /// Somebody wants it to have what the host mounts below it later.
-    pub later: bool,
-}
 
 /// A spec for the guest.
 #[derive(Debug)]
@@ -30,6 +18,8 @@ pub struct Adapted {
     pub spec: Spec,
     /// What has to be shared with the guest for it.
     pub binds: Vec<Bind>,
+    /// What has to be laid over each other, and shared then.
+    pub overlays: Vec<Overlay>,
     /// Block devices of the host that have to be disks of the guest for it.
     pub disks: Vec<BlockDevice>,
 }
@@ -67,7 +57,7 @@ pub fn adapt(
 ) -> Result<Adapted, Refusal> {
     refuse_hooks(&spec)?;
     refuse_rdt(&spec)?;
-    let binds = binds(&mut spec)?;
+    let HostMounts { binds, overlays } = mounts::adapt(&mut spec)?;
     let Some(mut linux) = spec.linux().clone() else {
         return Err(Refusal::new("the spec has no `linux` part"));
     };
@@ -91,7 +81,12 @@ pub fn adapt(
     spec.set_annotations(None);
     // The pod's, which the guest has.
     spec.set_hostname(None);
-    Ok(Adapted { spec, binds, disks })
+    Ok(Adapted {
+        spec,
+        binds,
+        overlays,
+        disks,
+    })
 }
 
 fn refuse_hooks(spec: &Spec) -> Result<(), Refusal> {
@@ -133,8 +128,12 @@ pub(crate) fn process_namespace(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/pid"))
 }
 
-/// Network, IPC and host name are the guest's, shared by the pod.
+/// Network, IPC and host name are the guest's, shared by the pod. Each container sees
+/// its own control group as the root of all: what would be above it, on a host whose
+/// groups it is to see, is another kernel's.
 fn guest_namespaces(spec: &Spec, told: &Told) -> Result<Vec<LinuxNamespace>, Refusal> {
+    // Users of a namespace of their own could do nothing in the guest's.
+    let own_users = namespace(spec, LinuxNamespaceType::User).is_some();
     let mut kept = Vec::new();
     for own in namespaces(spec) {
         let meant = own
@@ -148,6 +147,11 @@ fn guest_namespaces(spec: &Spec, told: &Told) -> Result<Vec<LinuxNamespace>, Ref
             continue;
         }
         match (own.typ(), own.path()) {
+            (LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, _) if own_users => {
+                let mut new = own.clone();
+                new.set_path(None);
+                kept.push(new);
+            }
             (
                 LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts,
                 _,
@@ -166,56 +170,12 @@ fn guest_namespaces(spec: &Spec, told: &Told) -> Result<Vec<LinuxNamespace>, Ref
             "hostPID is not possible with this runtime class: the pod has a kernel of its own",
         ));
     }
-    Ok(kept)
-}
-
-/// Does a mount show something that is there already, by its type or by an option?
-pub fn is_bind(mount: &Mount) -> bool {
-    let options = mount.options().as_deref().unwrap_or(&[]);
-    mount.typ().as_deref() == Some("bind")
-        || options.iter().any(|word| word == "bind" || word == "rbind")
-}
-
-/// Do these options of a bind mount ask for what is mounted later? mount(8).
-fn receives_mounts(options: &[String]) -> bool {
-    let receives = |word: &String| match word.trim_start_matches('r') {
-        "slave" | "shared" => Some(true),
-        "private" | "unbindable" => Some(false),
-        _ => None,
-    };
-    options.iter().filter_map(receives).next_back() == Some(true)
-}
-
-/// Finds the mounts of host files. /dev/shm is the guest's: shared memory
-/// cannot be shared with another kernel.
-fn binds(spec: &mut Spec) -> Result<Vec<Bind>, Refusal> {
-    let Some(mut mounts) = spec.mounts().clone() else {
-        return Ok(Vec::new());
-    };
-    let mut binds = Vec::new();
-    for (number, mount) in mounts.iter_mut().enumerate() {
-        if !is_bind(mount) {
-            continue;
-        }
-        if mount.destination() == Path::new("/dev/shm") {
-            mount.set_source(Some(SHARED_MEMORY.into()));
-            continue;
-        }
-        let source = mount.source().clone().filter(|path| path.is_absolute());
-        let source = source.ok_or_else(|| {
-            Refusal::new(format!(
-                "the mount on `{}` has no absolute source",
-                mount.destination().display()
-            ))
-        })?;
-        let options = mount.options().as_deref().unwrap_or(&[]);
-        binds.push(Bind {
-            mount: number,
-            source,
-            read_only: options.iter().any(|word| word == "ro"),
-            later: receives_mounts(options),
-        });
+    if namespace(spec, LinuxNamespaceType::Cgroup).is_none() {
+        let own = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Cgroup);
+        kept.push(
+            own.build()
+                .map_err(|error| Refusal::new(error.to_string()))?,
+        );
     }
-    spec.set_mounts(Some(mounts));
-    Ok(binds)
+    Ok(kept)
 }

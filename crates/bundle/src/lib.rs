@@ -11,6 +11,7 @@ mod debug;
 mod devices;
 mod growth;
 mod hooks;
+mod mounts;
 mod pod_config;
 mod size;
 mod update;
@@ -23,7 +24,7 @@ use bulkhead_protocol::{SPEC_LIMIT, name};
 use bulkhead_status::Kubernetes;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-pub use adapt::{Adapted, Bind, Told, adapt, is_bind};
+pub use adapt::{Adapted, Told, adapt};
 pub use annotation::is_of_crio;
 use annotation::{
     CONTAINER_NAME, CONTAINER_TYPE, Fact, LOG_DIRECTORY, LOG_PATH, POD_NAME, POD_NAMESPACE,
@@ -33,6 +34,7 @@ pub use debug::{Debug, debug};
 pub use devices::BlockDevice;
 pub use growth::{Growth, demand};
 pub use hooks::{Hook, Hooks, take_hooks};
+pub use mounts::{Bind, Overlay, is_bind};
 pub use pod_config::{POD_CONFIG, pod_spec};
 pub use size::{Size, size, spare};
 pub use update::{Room, update};

@@ -79,14 +79,35 @@ impl Detached {
     /// # Errors
     /// [`PodError::Mount`].
     pub fn union(layers: &[OwnedFd], path: &Path) -> Result<Self, PodError> {
-        let failed = |source: io::Error| PodError::Mount {
+        match layers {
+            [only] => Self::bind(only, path, true),
+            _ => Self::overlay(layers, None, path),
+        }
+    }
+
+    /// Directories below one that is written, and a directory beside that which
+    /// overlayfs works in.
+    ///
+    /// # Errors
+    /// [`PodError::Mount`].
+    pub fn writable_union(
+        layers: &[OwnedFd],
+        upper: &OwnedFd,
+        work: &OwnedFd,
+        path: &Path,
+    ) -> Result<Self, PodError> {
+        Self::overlay(layers, Some((upper, work)), path)
+    }
+
+    fn overlay(
+        layers: &[OwnedFd],
+        upper: Option<(&OwnedFd, &OwnedFd)>,
+        path: &Path,
+    ) -> Result<Self, PodError> {
+        let tree = overlay(layers, upper).map_err(|source| PodError::Mount {
             path: path.to_owned(),
             source,
-        };
-        if let [only] = layers {
-            return Self::bind(only, path, true);
-        }
-        let tree = overlay(layers).map_err(failed)?;
+        })?;
         Ok(Self {
             tree,
             path: path.to_owned(),
@@ -99,22 +120,26 @@ impl Detached {
     }
 }
 
-fn overlay(layers: &[OwnedFd]) -> io::Result<OwnedFd> {
+fn overlay(layers: &[OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // By descriptor: a path could hold a colon or be exchanged meanwhile.
-    let lower: Vec<String> = layers
-        .iter()
-        .map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()))
-        .collect();
+    let path = |layer: &OwnedFd| format!("/proc/self/fd/{}", layer.as_raw_fd());
+    let lower: Vec<String> = layers.iter().map(path).collect();
     let lower = CString::new(lower.join(":"))?;
     rustix::mount::fsconfig_set_string(&context, "lowerdir", &lower)?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    if let Some((upper, work)) = upper {
+        rustix::mount::fsconfig_set_string(&context, "upperdir", path(upper))?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", path(work))?;
+        attributes = MountAttrFlags::empty();
+    }
     rustix::mount::fsconfig_set_string(&context, "source", "bulkhead")?;
     rustix::mount::fsconfig_create(&context)?;
     Ok(rustix::mount::fsmount(
         &context,
         FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY,
+        attributes,
     )?)
 }
 

@@ -147,59 +147,6 @@ fn streams_arrive_whole_and_a_terminal_is_one() {
 }
 
 #[test]
-fn limits_volumes_and_ports_are_its_own() {
-    let podman = Podman::start();
-    if in_machine() {
-        let script = "grep MemTotal /proc/meminfo; nproc";
-        let sized = podman.run(&["--memory", "600m", "--cpus", "2"], script);
-        let mut lines = sized.out.lines();
-        let total = lines.next().unwrap().split_whitespace().nth(1).unwrap();
-        let total: u64 = total.parse().unwrap();
-        assert!((500_000..900_000).contains(&total), "{sized:?}");
-        // No more than the host has.
-        let vcpus = std::thread::available_parallelism().unwrap().get().min(2);
-        assert_eq!(lines.next(), Some(vcpus.to_string().as_str()), "{sized:?}");
-    }
-    let volume = podman.path().join("volume");
-    std::fs::create_dir(&volume).unwrap();
-    let bind = format!("{}:/data", volume.display());
-    let wrote = podman.run(
-        &["--volume", &bind, "--user", "7:8"],
-        "id -u; touch /data/no",
-    );
-    assert_eq!(wrote.out, "7", "{wrote:?}");
-    assert_eq!(
-        podman.run(&["--volume", &bind], "echo v > /data/file").code,
-        0
-    );
-    assert_eq!(std::fs::read_to_string(volume.join("file")).unwrap(), "v\n");
-
-    // Only read, the host's directory too.
-    let script = "echo x > /tmp/file && ! touch /etc/file 2> /dev/null && cat /etc/hosts | wc -l";
-    let read = podman.run(&["--read-only"], script);
-    assert_eq!(read.code, 0, "{read:?}");
-
-    podman.begin(
-        "web",
-        &["--publish", "18080:80"],
-        "mkdir /www; echo served > /www/index.html; httpd -f -p 80 -h /www",
-    );
-    let address = podman.fact("web", "{{.NetworkSettings.IPAddress}}");
-    let get = |place: &str| {
-        let url = format!("http://{place}/index.html");
-        let got = podman
-            .inside("busybox", &["wget", "-q", "-O", "-", &url])
-            .output();
-        String::from_utf8_lossy(&got.unwrap().stdout)
-            .trim()
-            .to_owned()
-    };
-    soon("it serves", || get(&address) == "served");
-    let gateway = podman.fact("web", "{{.NetworkSettings.Gateway}}");
-    assert_eq!(get(&format!("{gateway}:18080")), "served");
-}
-
-#[test]
 fn each_step_of_a_build_has_a_kernel_of_its_own() {
     let podman = Podman::start();
     let dir = podman.path().join("build");
@@ -304,6 +251,53 @@ fn containers_of_a_pod_share_a_machine_and_end_one_by_one() {
     if in_machine() {
         leaves_nothing(&podman);
     }
+}
+
+/// The machine of a pod ends with its first container. Podman waits five seconds for one
+/// it has killed.
+#[test]
+fn a_pod_ends_with_its_first_container_and_comes_back() {
+    if !in_machine() {
+        return;
+    }
+    let podman = Podman::start();
+    let group = ["--cgroup-parent", podman.group()];
+    let infra = [
+        "--infra-image",
+        PODMAN_IMAGE,
+        "--infra-command",
+        "/bin/sleep 1000000",
+    ];
+    let create = ["pod", "create", "--name", "pod", "--network", "none"];
+    let created = podman.podman(&[&create[..], &group, &infra].concat());
+    assert_eq!(created.code, 0, "{created:?}");
+    let words = [
+        "run",
+        "--detach",
+        "--pod",
+        "pod",
+        "--name",
+        "app",
+        PODMAN_IMAGE,
+        "sleep",
+        "1000",
+    ];
+    assert_eq!(podman.podman(&words).code, 0);
+    let first = podman.podman(&["pod", "inspect", "--format", "{{.InfraContainerID}}", "pod"]);
+    let stopped = podman.podman(&["stop", "--time", "0", &first.out]);
+    assert_eq!(stopped.code, 0, "{stopped:?}");
+    soon("the others end with it", || {
+        podman.fact("app", "{{.State.Status}}") == "exited"
+    });
+    assert_eq!(podman.podman(&["pod", "start", "pod"]).code, 0);
+    assert_eq!(podman.exec("app", "echo well").out, "well");
+    assert_eq!(
+        podman
+            .podman(&["pod", "rm", "--force", "--time", "0", "pod"])
+            .code,
+        0
+    );
+    leaves_nothing(&podman);
 }
 
 #[test]

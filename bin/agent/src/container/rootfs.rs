@@ -11,6 +11,7 @@ use bulkhead_sys::mounts;
 use bulkhead_sys::rooted::Rooted;
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
@@ -175,7 +176,12 @@ impl Root {
         }
         let place = self.make_dir(target)?;
         let what = || format!("mount a {kind} for `{}`", target.display());
-        let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).tried(what)?;
+        let context = match rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+            // Users of a namespace of their own have none of a network that is not: they
+            // see the guest's, where nothing is theirs to change.
+            Err(Errno::PERM) if kind == "sysfs" => return Ok((guests_sysfs().tried(what)?, place)),
+            other => other.tried(what)?,
+        };
         if let Some(source) = mount.source() {
             let _ = rustix::mount::fsconfig_set_string(context.as_fd(), "source", source);
         }
@@ -264,6 +270,14 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// A copy of the guest's own mounts of sysfs, of which nothing can be taken off.
+fn guests_sysfs() -> std::result::Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(rustix::fs::CWD, "/sys", flags)
 }
 
 fn is_missing(error: &std::io::Error) -> bool {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bulkhead_bundle::{Adapted, Bind, Hooks, Kind};
+use bulkhead_bundle::{Adapted, Bind, Hooks, Kind, Overlay};
 use bulkhead_provision::seccomp;
 use bulkhead_sandbox::{AgentError, ContainerConfig, MemoryVolume, Rootfs, Sandbox, Volume};
 use bulkhead_share::Detached;
@@ -227,7 +227,12 @@ impl Pod {
 
     /// Opens what a container is given of the host, and shares what is not to
     /// be in the guest's memory.
-    fn give(self: &Arc<Self>, binds: &[Bind], shared: &mut Shared<'_>) -> Outcome<Given> {
+    fn give(
+        self: &Arc<Self>,
+        binds: &[Bind],
+        overlays: &[Overlay],
+        shared: &mut Shared<'_>,
+    ) -> Outcome<Given> {
         let (uid, room) = {
             let state = self.lock();
             let uid = state.kubernetes.as_ref().map(|own| own.uid.clone());
@@ -238,27 +243,34 @@ impl Pod {
             room: room.map_or(0, |room| room.memory),
         };
         let mut given = Given::default();
+        let number = |mount: usize| u32::try_from(mount + 1).unwrap_or(u32::MAX);
+        let volume = |file, mount, mirror| Volume {
+            tag: machine::SHARE.to_owned(),
+            file,
+            mount,
+            mirror,
+            ..Default::default()
+        };
+        for overlay in overlays {
+            let file = shared.add(&rootfs::overlay(overlay)?)?;
+            let own = volume(file, number(overlay.mount), false);
+            given.shared.push(own);
+        }
         for bind in binds {
-            let mount = u32::try_from(bind.mount + 1).unwrap_or(u32::MAX);
+            let mount = number(bind.mount);
             let opened = rootfs::source(bind)?;
             // First what most pods have; it needs no look at the host's mounts.
             let mirrored = self.mirror(bind, &opened)?;
             let mirror = mirrored.is_some();
             let file = if let Some(name) = mirrored {
                 name
-            } else if let Some(volume) = memory::volume(&opened, &owner, mount)? {
-                given.memory.push(volume);
+            } else if let Some(own) = memory::volume(&opened, &owner, mount)? {
+                given.memory.push(own);
                 continue;
             } else {
                 shared.add(&rootfs::bind(&opened, bind)?)?
             };
-            given.shared.push(Volume {
-                tag: machine::SHARE.to_owned(),
-                file,
-                mount,
-                mirror,
-                ..Default::default()
-            });
+            given.shared.push(volume(file, mount, mirror));
         }
         Ok(given)
     }
@@ -285,8 +297,12 @@ impl Pod {
         let log = bulkhead_bundle::log_path(&request.spec);
         let linux = request.spec.linux().as_ref();
         let resources = linux.and_then(|linux| linux.resources().clone());
-        let Adapted { spec, binds, disks } =
-            bulkhead_bundle::adapt(request.spec, &sysctls, &self.told())?;
+        let Adapted {
+            spec,
+            binds,
+            overlays,
+            disks,
+        } = bulkhead_bundle::adapt(request.spec, &sysctls, &self.told())?;
         let opened = disks::open(&disks)?;
         let stand_in = match request.stand_in {
             Some(own) => own,
@@ -300,7 +316,7 @@ impl Pod {
             Root::Layers(images) => Ready::Layers(shared.add_files(&images)?),
             Root::Image(image) => Ready::Image(image),
         };
-        let given = self.give(&binds, &mut shared)?;
+        let given = self.give(&binds, &overlays, &mut shared)?;
         let process = Process::new(request.paths, None);
         let sandbox = self.booted().await?;
         let mut uses = Vec::new();

@@ -240,7 +240,7 @@ impl Pod {
 
     /// Ends the machine and waits until that is done. Nothing happens when
     /// there is none.
-    pub(super) async fn end_machine(&self) {
+    pub(crate) async fn end_machine(&self) {
         if self.lock().size.is_none() {
             return;
         }
