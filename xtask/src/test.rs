@@ -11,7 +11,7 @@ use crate::{Kernel, containerd2, demo, docker, guest, lab, prerequisites};
 /// What is tried once more with containerd 2, by who runs the sandbox of a pod:
 /// containerd, by a task, or the shim, by the Sandbox API. Patterns of cargo's.
 const CONTAINERD2: [(&str, &[&str]); 2] = [
-    ("podsandbox", &["pod_*", "pods", "node_install"]),
+    ("podsandbox", &["pod_*", "pods", "ctr", "node_install"]),
     ("shim", &["pods"]),
 ];
 

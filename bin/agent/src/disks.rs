@@ -102,8 +102,11 @@ impl Assembled {
         self.mount_writable(rootfs, &writable).await?;
         // The disk is the sandbox's: a directory for each container.
         let own = writable.join(container);
-        make_dir(&own.join("up"))?;
+        let upper = own.join("up");
+        make_dir(&upper)?;
         make_dir(&own.join("work"))?;
+        let top = lower.split(':').next().unwrap_or(&lower);
+        like(&self.dir.join(top), &upper)?;
         self.own = Some(own);
         let data = format!(
             "lowerdir={lower},upperdir=w/{container}/up,workdir=w/{container}/work,volatile"
@@ -302,6 +305,21 @@ pub(crate) fn mount_share(tag: &str) -> Result<PathBuf, Error> {
         }
     })?;
     Ok(target)
+}
+
+/// Gives a directory the owner and the mode of another: an overlay's own root has those
+/// of its upper directory.
+fn like(other: &Path, path: &Path) -> Result<(), Error> {
+    use rustix::fs::{Gid, Uid};
+    let copied = rustix::fs::stat(other).and_then(|stat| {
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chown(path, Some(uid), Some(gid))?;
+        rustix::fs::chmod(path, Mode::from_raw_mode(stat.st_mode))
+    });
+    copied.map_err(|source| Error::Directory {
+        path: path.to_owned(),
+        source: source.into(),
+    })
 }
 
 fn make_dir(path: &Path) -> Result<(), Error> {

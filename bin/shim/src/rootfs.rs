@@ -67,6 +67,42 @@ pub(crate) fn own(bundle: &Path, spec: &Spec) -> Outcome<Opened> {
     Ok(Root::Directory(tree).into())
 }
 
+/// Opens a snapshot as the root filesystem of a container on its own, which is started
+/// again with what it wrote, and whose snapshot is what others look at. None: it is not
+/// to be written, or no directory.
+pub(crate) fn written(mounts: &[Mount]) -> Outcome<Option<Opened>> {
+    let [mount] = mounts else { return Ok(None) };
+    let options = || mount.options.iter();
+    if options().any(|word| word == "ro") {
+        return Ok(None);
+    }
+    let directories = |name: &str| options().find_map(|word| word.strip_prefix(name));
+    let tree = match mount.type_.as_str() {
+        "bind" => {
+            let path = Path::new(&mount.source);
+            Detached::bind(&directory(path)?, path, false)
+        }
+        "overlay" => {
+            let upper = directories("upperdir=").zip(directories("workdir="));
+            let (Some((upper, work)), Some(lower)) = (upper, directories("lowerdir=")) else {
+                return Ok(None);
+            };
+            let layers = lower.split(':').map(|path| directory(Path::new(path)));
+            let layers = layers.collect::<Outcome<Vec<_>>>()?;
+            let upper = Path::new(upper);
+            Detached::writable_union(
+                &layers,
+                &directory(upper)?,
+                &directory(Path::new(work))?,
+                upper,
+            )
+        }
+        _ => return Ok(None),
+    };
+    let tree = tree.map_err(|error| Failure::from_error(&error))?;
+    Ok(Some(Root::Directory(tree).into()))
+}
+
 /// Where the spec has the root filesystem.
 fn in_bundle(bundle: &Path, spec: &Spec) -> PathBuf {
     let root = spec.root().as_ref().map(|root| root.path().clone());

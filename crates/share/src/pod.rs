@@ -132,6 +132,9 @@ fn overlay(layers: &[OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>) -> io::Resul
     if let Some((upper, work)) = upper {
         rustix::mount::fsconfig_set_string(&context, "upperdir", path(upper))?;
         rustix::mount::fsconfig_set_string(&context, "workdir", path(work))?;
+        // The directories may be those of a mount of the snapshotter's, which does not
+        // matter to one without an index; a kernel without them knows no such option.
+        let _ = rustix::mount::fsconfig_set_string(&context, "index", "off");
         attributes = MountAttrFlags::empty();
     }
     rustix::mount::fsconfig_set_string(&context, "source", "bulkhead")?;

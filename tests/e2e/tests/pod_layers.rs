@@ -175,10 +175,14 @@ async fn images_go_when_their_layers_have_gone() {
     pod.remove().await.unwrap();
 }
 
+/// The runtime under test, in `ctr`'s words.
+const OURS: &str = "io.containerd.bulkhead.v2";
+
 /// What a container of a snapshotter sees: how its root is mounted, and what is in it.
-fn seen(node: &Node, snapshotter: &str, runtime: &str) -> (String, String) {
+fn seen(node: &Node, snapshotter: &str, runtime: &str, more: &[&str]) -> (String, String) {
     let id = format!("of-{snapshotter}-{}", std::process::id());
     let mut words = vec!["run", "--rm", "--snapshotter", snapshotter];
+    words.extend(more);
     words.extend(["--runtime", runtime, IMAGE, &id, "/bin/sh", "-c"]);
     let script = format!("grep ' / ' /proc/mounts; echo new > /etc/new && cat /etc/new; {LOOK}");
     words.push(&script);
@@ -210,13 +214,34 @@ async fn snapshots_of_every_kind_show_what_they_show_to_runc() {
         true => &["overlayfs", "native"],
         false => &["overlayfs", "native", "blockfile", "erofs"],
     };
+    // As the CRI says that containers are of a pod; its snapshotter is one for all.
+    let of = "io.kubernetes.cri.sandbox-id=of-pod";
+    let kind_of = |kind: &str| format!("io.kubernetes.cri.container-type={kind}");
+    let (sandbox, container) = (kind_of("sandbox"), kind_of("container"));
+    let pod = [
+        "run",
+        "--detach",
+        "--annotation",
+        &sandbox,
+        "--annotation",
+        of,
+    ];
+    let what = ["--runtime", OURS, IMAGE, "of-pod", "true"];
+    assert_eq!(node.ctr(&[&pod[..], &what].concat()).code, 0);
+    let member = ["--annotation", &container, "--annotation", of];
     for kind in wanted {
         assert!(kinds.iter().any(|own| own == kind), "{kind} of {kinds:?}");
-        let (_, expected) = seen(&node, kind, "io.containerd.runc.v2");
-        let (root, own) = seen(&node, kind, "io.containerd.bulkhead.v2");
+        let (_, expected) = seen(&node, kind, "io.containerd.runc.v2", &[]);
+        let (root, own) = seen(&node, kind, OURS, &member);
         assert_eq!(own, expected, "{kind}");
         // What is an image already is read by the guest's own kernel.
         let shared = root.contains("/run/shares");
         assert_eq!(shared, ["overlayfs", "native"].contains(kind), "{root}");
+        // A container on its own writes on its snapshot.
+        let (root, own) = seen(&node, kind, OURS, &[]);
+        assert_eq!(own, expected, "{kind}");
+        assert_eq!(root.contains("virtiofs"), *kind != "blockfile", "{root}");
     }
+    assert_eq!(node.ctr(&["task", "rm", "--force", "of-pod"]).code, 0);
+    assert_eq!(node.ctr(&["container", "rm", "of-pod"]).code, 0);
 }

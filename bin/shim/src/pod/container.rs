@@ -285,9 +285,15 @@ impl Pod {
         // Everything of the host is opened while the machine boots.
         let layers = self.lock().layers.clone();
         let alone = request.kind == Kind::Single || self.caller == Caller::Runtime;
-        let Opened { root, wanting } = match (alone, request.rootfs.as_slice()) {
-            (true, []) => rootfs::own(&request.bundle, &request.spec)?,
-            (_, mounts) => rootfs::open(mounts, &request.bundle, &request.spec, layers.as_ref())?,
+        let (mounts, bundle) = (request.rootfs.as_slice(), &request.bundle);
+        let written = match (alone, mounts) {
+            (true, []) => Some(rootfs::own(bundle, &request.spec)?),
+            (true, mounts) => rootfs::written(mounts)?,
+            (false, _) => None,
+        };
+        let Opened { root, wanting } = match written {
+            Some(own) => own,
+            None => rootfs::open(mounts, bundle, &request.spec, layers.as_ref())?,
         };
         let ends = stdio::open(&request.paths, self.owner(&request.id)).await?;
         let seccomp =
