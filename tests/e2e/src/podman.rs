@@ -125,18 +125,25 @@ impl Podman {
     /// Podman, not yet started.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
+        match in_machine() {
+            true => self.ours(args),
+            false => self.with_runtime(&handler(), args),
+        }
+    }
+
+    /// Podman with the runtime under test, not yet started.
+    #[must_use]
+    pub fn ours(&self, args: &[&str]) -> Command {
         let settings = self.path().join("bulkhead.toml");
         let flag = format!("--runtime-flag=machine-config={}", settings.display());
-        let runtime = match in_machine() {
-            true => crate::program().display().to_string(),
-            false => handler(),
-        };
-        let mut words = vec!["--runtime", &runtime];
-        if in_machine() {
-            words.push(&flag);
-        }
-        words.extend(args);
-        self.inside("podman", &words)
+        let program = crate::program().display().to_string();
+        self.with_runtime(&program, &[&[flag.as_str()], args].concat())
+    }
+
+    /// Podman with any runtime, not yet started.
+    #[must_use]
+    pub fn with_runtime(&self, runtime: &str, args: &[&str]) -> Command {
+        self.inside("podman", &[&["--runtime", runtime], args].concat())
     }
 
     /// Runs Podman to its end.
