@@ -87,8 +87,7 @@ pub(crate) fn written(mounts: &[Mount]) -> Outcome<Option<Opened>> {
             let (Some((upper, work)), Some(lower)) = (upper, directories("lowerdir=")) else {
                 return Ok(None);
             };
-            let layers = lower.split(':').map(|path| directory(Path::new(path)));
-            let layers = layers.collect::<Outcome<Vec<_>>>()?;
+            let layers = opened(lower.split(':').map(Path::new))?;
             let upper = Path::new(upper);
             Detached::writable_union(
                 &layers,
@@ -133,15 +132,7 @@ pub(crate) fn open(
             ));
         }
     };
-    if layers.len() > LAYER_LIMIT {
-        return Err(Failure::invalid(format!(
-            "the image has more than {LAYER_LIMIT} layers"
-        )));
-    }
-    let opened = layers
-        .iter()
-        .map(|path| directory(path))
-        .collect::<Outcome<Vec<_>>>()?;
+    let opened = opened(layers.iter().map(PathBuf::as_path))?;
     let committed = are_committed(mounts, &layers);
     if committed && let Some(mut images) = mounted_images::find(&opened) {
         images.reverse();
@@ -208,6 +199,17 @@ fn layers(mount: &Mount) -> Outcome<Vec<PathBuf>> {
 
 fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Opens the directories of layers.
+fn opened<'a>(layers: impl Iterator<Item = &'a Path>) -> Outcome<Vec<OwnedFd>> {
+    let layers: Vec<&Path> = layers.take(LAYER_LIMIT + 1).collect();
+    match layers.len() > LAYER_LIMIT {
+        true => Err(Failure::invalid(format!(
+            "the image has more than {LAYER_LIMIT} layers"
+        ))),
+        false => layers.into_iter().map(directory).collect(),
+    }
 }
 
 /// Opens a directory of the host.
@@ -285,11 +287,7 @@ pub(crate) fn bind(opened: &OwnedFd, bind: &Bind) -> Outcome<Detached> {
 
 /// Lays directories of the host over each other, to be shared.
 pub(crate) fn overlay(overlay: &Overlay) -> Outcome<Detached> {
-    let mut layers = overlay
-        .lower
-        .iter()
-        .map(|path| directory(path))
-        .collect::<Outcome<Vec<_>>>()?;
+    let mut layers = opened(overlay.lower.iter().map(PathBuf::as_path))?;
     let path = overlay
         .lower
         .first()

@@ -25,6 +25,19 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
+    /// What of them only takes away: all that may be changed of mounts that belong to
+    /// the users outside. mount_namespaces(7).
+    pub(super) fn restrictions(self) -> Self {
+        let bits = libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC;
+        Self {
+            set: self.set & bits,
+            clear: 0,
+        }
+    }
+
     fn add(&mut self, set: u64, clear: u64) {
         self.set = self.set & !clear | set;
         // An access time mode is set by clearing all of them first: the

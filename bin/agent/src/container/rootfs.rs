@@ -179,7 +179,11 @@ impl Root {
         let context = match rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
             // Users of a namespace of their own have none of a network that is not: they
             // see the guest's, where nothing is theirs to change.
-            Err(Errno::PERM) if kind == "sysfs" => return Ok((guests_sysfs().tried(what)?, place)),
+            Err(Errno::PERM) if kind == "sysfs" => {
+                let tree = clone_tree(Path::new("/sys"), true).tried(what)?;
+                set(tree.as_fd(), options.attributes.restrictions(), true).tried(what)?;
+                return Ok((tree, place));
+            }
             other => other.tried(what)?,
         };
         if let Some(source) = mount.source() {
@@ -270,14 +274,6 @@ impl Root {
         }
         Ok(())
     }
-}
-
-/// A copy of the guest's own mounts of sysfs, of which nothing can be taken off.
-fn guests_sysfs() -> std::result::Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    rustix::mount::open_tree(rustix::fs::CWD, "/sys", flags)
 }
 
 fn is_missing(error: &std::io::Error) -> bool {
