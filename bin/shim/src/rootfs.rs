@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use bulkhead_bundle::{Bind, Overlay};
+use bulkhead_bundle::{Bind, Stack};
 use bulkhead_share::Detached;
 use containerd_shim_protos::api::Mount;
 use oci_spec::runtime::Spec;
@@ -72,33 +72,24 @@ pub(crate) fn own(bundle: &Path, spec: &Spec) -> Outcome<Opened> {
 /// to be written, or no directory.
 pub(crate) fn written(mounts: &[Mount]) -> Outcome<Option<Opened>> {
     let [mount] = mounts else { return Ok(None) };
-    let options = || mount.options.iter();
-    if options().any(|word| word == "ro") {
+    if mount.options.iter().any(|word| word == "ro") {
         return Ok(None);
     }
-    let directories = |name: &str| options().find_map(|word| word.strip_prefix(name));
     let tree = match mount.type_.as_str() {
         "bind" => {
             let path = Path::new(&mount.source);
-            Detached::bind(&directory(path)?, path, false)
+            let bound = Detached::bind(&directory(path)?, path, false);
+            bound.map_err(|error| Failure::from_error(&error))?
         }
         "overlay" => {
-            let upper = directories("upperdir=").zip(directories("workdir="));
-            let (Some((upper, work)), Some(lower)) = (upper, directories("lowerdir=")) else {
+            let stack = Stack::of(&mount.options);
+            if stack.upper.is_none() || stack.lower.is_empty() {
                 return Ok(None);
-            };
-            let layers = opened(lower.split(':').map(Path::new))?;
-            let upper = Path::new(upper);
-            Detached::writable_union(
-                &layers,
-                &directory(upper)?,
-                &directory(Path::new(work))?,
-                upper,
-            )
+            }
+            lay(&stack, false)?
         }
         _ => return Ok(None),
     };
-    let tree = tree.map_err(|error| Failure::from_error(&error))?;
     Ok(Some(Root::Directory(tree).into()))
 }
 
@@ -286,14 +277,12 @@ pub(crate) fn bind(opened: &OwnedFd, bind: &Bind) -> Outcome<Detached> {
 }
 
 /// Lays directories of the host over each other, to be shared.
-pub(crate) fn overlay(overlay: &Overlay) -> Outcome<Detached> {
-    let mut layers = opened(overlay.lower.iter().map(PathBuf::as_path))?;
-    let path = overlay
-        .lower
-        .first()
-        .map_or(Path::new(""), PathBuf::as_path);
-    let laid = match &overlay.upper {
-        Some((upper, work)) if !overlay.read_only => {
+pub(crate) fn lay(stack: &Stack, read_only: bool) -> Outcome<Detached> {
+    let mut layers = opened(stack.lower.iter().map(PathBuf::as_path))?;
+    let top = stack.lower.first();
+    let path = top.map_or(Path::new(""), PathBuf::as_path);
+    let laid = match &stack.upper {
+        Some((upper, work)) if !read_only => {
             let (upper, work) = (directory(upper)?, directory(work)?);
             Detached::writable_union(&layers, &upper, &work, path)
         }

@@ -34,7 +34,7 @@ pub use debug::{Debug, debug};
 pub use devices::BlockDevice;
 pub use growth::{Growth, demand};
 pub use hooks::{Hook, Hooks, take_hooks};
-pub use mounts::{Bind, Overlay, is_bind};
+pub use mounts::{Bind, Overlay, Stack, is_bind};
 pub use pod_config::{POD_CONFIG, pod_spec};
 pub use size::{Size, size, spare};
 pub use update::{Room, update};

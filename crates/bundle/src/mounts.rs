@@ -32,12 +32,35 @@ pub struct Bind {
 pub struct Overlay {
     /// Which mount of the spec, from 0.
     pub mount: usize,
-    /// Directories of the host, topmost first.
+    /// What is laid over each other.
+    pub stack: Stack,
+    /// The container may only read it.
+    pub read_only: bool,
+}
+
+/// Directories of the host, as the options of an overlay name them.
+/// Documentation/filesystems/overlayfs.rst.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// Topmost first.
     pub lower: Vec<PathBuf>,
     /// What is written, and what that needs beside it; none: nothing can be.
     pub upper: Option<(PathBuf, PathBuf)>,
-    /// The container may only read it.
-    pub read_only: bool,
+}
+
+impl Stack {
+    /// Those of a mount's options.
+    pub fn of(options: &[String]) -> Self {
+        let value = |name: &str| {
+            let mut words = options.iter();
+            words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        };
+        let upper = value("upperdir").zip(value("workdir"));
+        Self {
+            lower: value("lowerdir").map(directories).unwrap_or_default(),
+            upper: upper.map(|(upper, work)| (PathBuf::from(upper), PathBuf::from(work))),
+        }
+    }
 }
 
 /// What of the host a spec's mounts are.
@@ -117,13 +140,8 @@ fn receives_mounts(options: &[String]) -> bool {
 
 /// Reads the options of an overlay, and makes the mount one of what is shared.
 fn overlay(number: usize, mount: &mut Mount) -> Result<Overlay, Refusal> {
-    let value = |name: &str| {
-        let mut words = options(mount).iter();
-        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
-    };
-    let lower = value("lowerdir").map(directories).unwrap_or_default();
-    let upper = value("upperdir").zip(value("workdir"));
-    let upper = upper.map(|(upper, work)| (PathBuf::from(upper), PathBuf::from(work)));
+    let stack = Stack::of(options(mount));
+    let Stack { lower, upper } = &stack;
     let above = upper.iter().flat_map(|(upper, work)| [upper, work]);
     if lower.is_empty() || !lower.iter().chain(above).all(|path| path.is_absolute()) {
         return Err(wrong(
@@ -146,8 +164,7 @@ fn overlay(number: usize, mount: &mut Mount) -> Result<Overlay, Refusal> {
     mount.set_source(Some("overlay".into()));
     Ok(Overlay {
         mount: number,
-        lower,
-        upper,
+        stack,
         read_only,
     })
 }
@@ -214,8 +231,10 @@ mod tests {
         let found = adapt(&mut own).unwrap();
         let overlay = Overlay {
             mount: 1,
-            lower: vec!["/a:b".into(), "/c".into()],
-            upper: Some(("/u".into(), "/w".into())),
+            stack: Stack {
+                lower: vec!["/a:b".into(), "/c".into()],
+                upper: Some(("/u".into(), "/w".into())),
+            },
             read_only: false,
         };
         assert_eq!(found.overlays, [overlay]);

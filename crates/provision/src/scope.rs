@@ -5,23 +5,30 @@
 use std::path::Path;
 
 use bulkhead_sys::cgroup;
-use bulkhead_systemd::{Scope, Systemd, SystemdError};
+use bulkhead_systemd::{Scope, Systemd};
+
+use crate::chain;
 
 /// Lets systemd look after a control group that is there, as the scope an OCI spec
 /// names for it, with one process of it. Nothing happens where the group is none of
-/// systemd's, or the host has no systemd.
-///
-/// # Errors
-/// [`SystemdError`]; the group is as it was.
-pub async fn tell(group: &str, description: &str, process: u32) -> Result<(), SystemdError> {
+/// systemd's, or the host has no systemd. The group is there whatever systemd says, so
+/// that a failure is a warning.
+pub async fn tell(group: &str, description: &str, process: u32) {
     let root = Path::new("/");
     let Some((slice, name)) = cgroup::scope(group).filter(|_| Systemd::runs(root)) else {
-        return Ok(());
+        return;
     };
     let scope = Scope {
         slice,
         name,
         description: description.to_owned(),
     };
-    Systemd::of(root).look_after(&scope, &[process]).await
+    let told = Systemd::of(root).look_after(&scope, &[process]).await;
+    if let Err(error) = told {
+        tracing::warn!(
+            group,
+            error = chain(&error),
+            "systemd does not look after the control group"
+        );
+    }
 }

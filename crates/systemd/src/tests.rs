@@ -132,6 +132,14 @@ async fn serve(listener: UnixListener, manager: Manager) {
     while let Some(Ok(_)) = messages.next().await {}
 }
 
+fn wait<T>(work: impl Future<Output = T>) -> T {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    tokio.block_on(work)
+}
+
 /// Asks a systemd whose jobs end so for something; its answer, and what it heard.
 fn ask(
     result: &'static str,
@@ -146,11 +154,7 @@ fn ask(
         exists,
         asked: Arc::clone(&asked),
     };
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let answer = tokio.block_on(async {
+    let answer = wait(async {
         let listener = UnixListener::bind(&socket).unwrap();
         let (answer, ()) = tokio::join!(question(Systemd::at(&socket)), serve(listener, manager));
         answer
@@ -244,11 +248,7 @@ fn the_bus_is_asked_also_where_systemd_has_a_socket_of_its_own() {
     let own = dir.path().join("run/systemd/private");
     std::fs::create_dir_all(own.parent().unwrap()).unwrap();
     let _listener = std::os::unix::net::UnixListener::bind(&own).unwrap();
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let asked = tokio.block_on(Systemd::of(dir.path()).restart_any(&UNITS));
+    let asked = wait(Systemd::of(dir.path()).restart_any(&UNITS));
     let text = asked.unwrap_err().to_string();
     assert!(text.contains("/run/dbus/"), "{text}");
     assert!(!Systemd::runs(dir.path()));

@@ -191,9 +191,9 @@ fn each_step_of_a_build_has_a_kernel_of_its_own() {
 /// Of this boot; a kernel of one's own has its own.
 const BOOT: &str = "cat /proc/sys/kernel/random/boot_id";
 
-#[test]
-fn containers_of_a_pod_share_a_machine_and_end_one_by_one() {
-    let podman = Podman::start();
+/// Makes the pod `pod`.
+fn make_pod(podman: &Podman, options: &[&str]) {
+    let create = ["pod", "create", "--name", "pod"];
     let group = ["--cgroup-parent", podman.group()];
     let infra = [
         "--infra-image",
@@ -201,16 +201,14 @@ fn containers_of_a_pod_share_a_machine_and_end_one_by_one() {
         "--infra-command",
         "/bin/sleep 1000000",
     ];
-    let create = [
-        "pod",
-        "create",
-        "--name",
-        "pod",
-        "--share",
-        "net,ipc,uts,pid",
-    ];
-    let created = podman.podman(&[&create[..], &group, &infra].concat());
+    let created = podman.podman(&[&create[..], &group, &infra, options].concat());
     assert_eq!(created.code, 0, "{created:?}");
+}
+
+#[test]
+fn containers_of_a_pod_share_a_machine_and_end_one_by_one() {
+    let podman = Podman::start();
+    make_pod(&podman, &["--share", "net,ipc,uts,pid"]);
     let begin = |name: &str, script: &str| {
         let words = ["run", "--detach", "--pod", "pod", "--name", name];
         let what = [PODMAN_IMAGE, "sh", "-c", script];
@@ -261,16 +259,7 @@ fn a_pod_ends_with_its_first_container_and_comes_back() {
         return;
     }
     let podman = Podman::start();
-    let group = ["--cgroup-parent", podman.group()];
-    let infra = [
-        "--infra-image",
-        PODMAN_IMAGE,
-        "--infra-command",
-        "/bin/sleep 1000000",
-    ];
-    let create = ["pod", "create", "--name", "pod", "--network", "none"];
-    let created = podman.podman(&[&create[..], &group, &infra].concat());
-    assert_eq!(created.code, 0, "{created:?}");
+    make_pod(&podman, &["--network", "none"]);
     let words = [
         "run",
         "--detach",

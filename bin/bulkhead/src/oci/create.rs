@@ -127,17 +127,11 @@ fn fill(
 }
 
 /// Where the process that stands for it has a control group of its own: a machine's is
-/// told of by its shim. The group is there, with whatever systemd says.
+/// told of by its shim.
 async fn tell_systemd(place: &Place, bundle: &Bundle, pid: u32) {
     let group = bundle.spec["linux"]["cgroupsPath"].as_str();
     let description = format!("stands for the container {}", place.id());
-    let told = scope::tell(group.unwrap_or_default(), &description, pid).await;
-    if let Err(error) = told {
-        tracing::warn!(
-            error = bulkhead_provision::chain(&error),
-            "systemd does not look after the container's control group"
-        );
-    }
+    scope::tell(group.unwrap_or_default(), &description, pid).await;
 }
 
 /// Tells whoever waits for it which process stands for the container's.

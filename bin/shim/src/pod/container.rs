@@ -252,7 +252,7 @@ impl Pod {
             ..Default::default()
         };
         for overlay in overlays {
-            let file = shared.add(&rootfs::overlay(overlay)?)?;
+            let file = shared.add(&rootfs::lay(&overlay.stack, overlay.read_only)?)?;
             let own = volume(file, number(overlay.mount), false);
             given.shared.push(own);
         }

@@ -121,25 +121,15 @@ impl Pod {
         noted.map_err(|error| Failure::from_error(&error))?;
         let origin = cgroup.join().map_err(failed)?;
         self.lock().origin = Some(origin);
-        self.tell_systemd(path);
+        let description = format!("pod {} in a machine of its own", self.id);
+        // Beside the rest.
+        tokio::spawn(async move {
+            scope::tell(&path, &description, std::process::id()).await;
+        });
         Ok(Limits {
             memory: cgroup.memory_limit(),
             pids: cgroup.pids_limit(),
         })
-    }
-
-    /// Beside the rest: the group is there, with whatever systemd says.
-    fn tell_systemd(&self, group: String) {
-        let description = format!("pod {} in a machine of its own", self.id);
-        tokio::spawn(async move {
-            let told = scope::tell(&group, &description, std::process::id()).await;
-            if let Err(error) = told {
-                tracing::warn!(
-                    error = bulkhead_provision::chain(&error),
-                    "systemd does not look after the pod's control group"
-                );
-            }
-        });
     }
 
     /// Goes back to where this process was started, and removes the pod's
