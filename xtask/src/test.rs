@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::run::{self, Outcome};
 use crate::{Kernel, containerd2, demo, docker, guest, lab, prerequisites};
@@ -14,6 +14,10 @@ const CONTAINERD2: [(&str, &[&str]); 2] = [
     ("podsandbox", &["pod_*", "pods", "ctr", "node_install"]),
     ("shim", &["pods"]),
 ];
+
+/// For the tests, with what they are compiled from: a third is usual, and one that waits
+/// forever has to be told of before CI ends itself after 60.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// Installs, builds, tests; says how long each part took.
 pub(crate) fn run(yes: bool) -> Outcome {
@@ -44,7 +48,8 @@ pub(crate) fn run(yes: bool) -> Outcome {
     })?;
     timed("guest", &mut || guest::build(Kernel::Tuned).map(|_| ()))?;
     timed("tests", &mut || {
-        run::command(cargo_test().args(["--workspace", "--no-fail-fast"]))
+        let all = ["--workspace", "--no-fail-fast"];
+        run::within(LIMIT, cargo_test().args(all))
     })?;
     timed("containerd 2", &mut || {
         let programs = containerd2::programs()?;
@@ -55,7 +60,7 @@ pub(crate) fn run(yes: bool) -> Outcome {
             test.args(["--workspace", "--no-fail-fast"]);
             test.args(tests.iter().flat_map(|name| ["--test", name]));
             test.env("PATH", before(&programs)?);
-            run::command(test.env("BULKHEAD_E2E_SANDBOXER", sandboxer))?;
+            run::within(LIMIT, test.env("BULKHEAD_E2E_SANDBOXER", sandboxer))?;
         }
         Ok(())
     })?;

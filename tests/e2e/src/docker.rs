@@ -80,7 +80,7 @@ impl Docker {
     /// Runs it to its end.
     #[must_use]
     pub fn docker(&self, args: &[&str]) -> Answer {
-        self.command(args).output().unwrap().into()
+        Answer::of(&mut self.command(args))
     }
 
     /// `docker run` with the runtime under test, further options and a command.

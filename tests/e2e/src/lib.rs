@@ -11,6 +11,7 @@
     reason = "a test that cannot set itself up has failed"
 )]
 
+mod answer;
 mod docker;
 mod group;
 mod guide;
@@ -24,6 +25,7 @@ pub mod replay;
 mod software;
 mod waiting;
 
+pub use answer::Answer;
 pub use docker::{DOCKER_IMAGE, Docker};
 pub use group::{PodGroup, bound};
 pub use guide::{Command as GuideCommand, follow, guide};
@@ -36,7 +38,7 @@ pub use processes::{arguments, in_cgroup, processes};
 pub use waiting::{nothing_is_left, soon};
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// A root of its own for containers and images; everything in it is killed
@@ -50,29 +52,6 @@ pub struct Host {
 impl Default for Host {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// What a command answered.
-#[derive(Debug)]
-pub struct Answer {
-    /// Exit code.
-    pub code: i32,
-    /// Standard output, without the last line break.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
-}
-
-impl From<Output> for Answer {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout)
-                .trim_end()
-                .to_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
     }
 }
 
@@ -118,7 +97,7 @@ impl Host {
     /// Runs the program to its end.
     #[must_use]
     pub fn bulkhead(&self, args: &[&str]) -> Answer {
-        self.command(args).output().unwrap().into()
+        Answer::of(&mut self.command(args))
     }
 
     /// Runs a shell script in a container that is removed at its end.

@@ -217,13 +217,11 @@ impl Node {
     #[must_use]
     pub fn ctr(&self, args: &[&str]) -> crate::Answer {
         let socket = self.path().join("containerd.sock").display().to_string();
-        let output = Command::new("ctr")
+        let mut command = Command::new("ctr");
+        command
             .args(["--address", &socket, "--namespace", "k8s.io"])
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("ctr is there: `apt install containerd`");
-        output.into()
+            .args(args);
+        crate::Answer::of(&mut command)
     }
 
     /// Has the shim clean up after a pod or a container, as containerd does:
@@ -247,11 +245,9 @@ impl Node {
     /// Runs a command on the node, in its network namespace.
     #[must_use]
     pub fn shell(&self, script: &str) -> crate::Answer {
-        let output = Command::new("ip")
-            .args(["netns", "exec", &self.namespace, "sh", "-c", script])
-            .output()
-            .expect("ip is there: `apt install iproute2`");
-        output.into()
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace, "sh", "-c", script]);
+        crate::Answer::of(&mut command)
     }
 
     /// Connects to an address of the node.

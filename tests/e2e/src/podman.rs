@@ -23,6 +23,11 @@ pub struct Podman {
     holder: Child,
 }
 
+/// A Podman that sees no containers frees all locks, which every Podman of a machine has
+/// in one place: another's container and volume may share one then, and wait for
+/// themselves. Here each has its own.
+const OWN: &str = "mount -t tmpfs shm /dev/shm && echo && exec sleep 86400";
+
 /// Of the paths of conmon's scopes.
 const MONITORS: &str = "/libpod-conmon-";
 
@@ -39,7 +44,7 @@ impl Podman {
         let holder = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{namespace}"))
             .args(["unshare", "--mount", "--propagation", "slave"])
-            .args(["sh", "-c", "echo; exec sleep 86400"])
+            .args(["sh", "-c", OWN])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn();
@@ -109,11 +114,7 @@ impl Podman {
     #[must_use]
     pub fn on_its_machine(&self, program: &str, args: &[&str]) -> Answer {
         let mut command = self.inside(program, args);
-        command
-            .env_remove("CONTAINERS_CONF")
-            .output()
-            .unwrap()
-            .into()
+        Answer::of(command.env_remove("CONTAINERS_CONF"))
     }
 
     /// The control group its containers are told to be in.
@@ -149,10 +150,7 @@ impl Podman {
     /// Runs Podman to its end.
     #[must_use]
     pub fn podman(&self, args: &[&str]) -> Answer {
-        let output = self.command(args).output();
-        output
-            .expect("podman is there: `apt install podman`")
-            .into()
+        Answer::of(&mut self.command(args))
     }
 
     /// What `podman run`, or `create`, is told of a container and its script.

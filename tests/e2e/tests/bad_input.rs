@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use bulkhead_e2e::{Host, busybox_image, image, tool, write_program};
+use bulkhead_e2e::{Answer, Host, busybox_image, image, tool, write_program};
 
 /// Runs a reference that must be refused with words about why.
 fn refused(host: &Host, options: &[&str], reference: &str, words: &[&str]) {
@@ -166,7 +166,7 @@ fn no_monitor_says_how_to_get_one() {
     let host = Host::new();
     let image = image();
     let mut command = host.command(&["run", "--rm", "--network", "none", &image, "true"]);
-    let answer: bulkhead_e2e::Answer = command.env("PATH", "/nowhere").output().unwrap().into();
+    let answer = Answer::of(command.env("PATH", "/nowhere"));
     assert_eq!(answer.code, 125, "{answer:?}");
     assert!(
         answer.err.contains("apt install qemu-system-x86"),
@@ -199,7 +199,7 @@ exec sleep 100"#
         let image = image();
         let mut command = host.command(&["run", "--rm", "--network", "none", &image, "true"]);
         command.env("PATH", format!("{}:{path}", old.path().display()));
-        let answer: bulkhead_e2e::Answer = command.output().unwrap().into();
+        let answer = Answer::of(&mut command);
         assert_eq!(answer.code, 125, "{answer:?}");
         assert!(
             answer.err.contains("6.1.0") && answer.err.contains("7.2 or newer"),
@@ -215,7 +215,7 @@ fn no_guest_says_how_to_build_one() {
     let empty = tempfile::tempdir().unwrap();
     let mut command = host.command(&["run", "--rm", "--network", "none", &image, "true"]);
     command.env("BULKHEAD_GUEST_CACHE", empty.path());
-    let answer: bulkhead_e2e::Answer = command.output().unwrap().into();
+    let answer = Answer::of(&mut command);
     assert_eq!(answer.code, 125, "{answer:?}");
     assert!(answer.err.contains("bulkhead guest build"), "{answer:?}");
 }
@@ -229,13 +229,13 @@ fn a_store_without_room_says_so_and_keeps_nothing() {
     // A file system of its own, gone with its namespace.
     let script = "mount -t tmpfs -o size=1M store \"$1\" && shift && \"$@\"; code=$?; \
                   find \"$BULKHEAD_ROOT\" -size +100k; exit $code";
-    let output = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(["--mount", "sh", "-c", script, "sh", &root, &program])
         .args(["run", "--rm", "--network", "none", &image, "true"])
         .env("BULKHEAD_ROOT", &root)
-        .env("BULKHEAD_ACCEL", "tcg")
-        .output();
-    let answer = bulkhead_e2e::Answer::from(output.unwrap());
+        .env("BULKHEAD_ACCEL", "tcg");
+    let answer = Answer::of(&mut command);
     assert_eq!(answer.code, 125, "{answer:?}");
     assert!(answer.err.contains("No space left"), "{answer:?}");
     assert_eq!(answer.out, "");

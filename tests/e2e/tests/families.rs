@@ -99,7 +99,7 @@ fn both_families_lead_out_and_in() {
         let root = format!("BULKHEAD_ROOT={}", host.path().display());
         let words = ["env", &root, "BULKHEAD_ACCEL=tcg", &program];
         let args = [&words[..], args].concat();
-        Lan::command(&lan.here, &args).output().unwrap().into()
+        Answer::of(&mut Lan::command(&lan.here, &args))
     };
     let script = "ip addr show eth0; ip -6 route; wget -qO- http://10.9.7.1/; \
                   wget -qO- http://[fd00:7::1]/; \
@@ -135,7 +135,7 @@ fn both_families_lead_out_and_in() {
             &lan.here
         };
         let args = ["timeout", "10", "busybox", "wget", "-qO-", url];
-        let page: Answer = Lan::command(from, &args).output().unwrap().into();
+        let page = Answer::of(&mut Lan::command(from, &args));
         assert_eq!(page.out, "within", "{url}: {page:?}");
     }
     let refused = Lan::command(

@@ -75,7 +75,7 @@ impl Bundle {
     }
 
     fn bulkhead(&self, words: &[&str]) -> Answer {
-        self.command(words).output().unwrap().into()
+        Answer::of(&mut self.command(words))
     }
 
     fn create(&self, id: &str) -> Answer {
@@ -183,7 +183,7 @@ fn a_container_goes_through_the_states_of_the_spec() {
 
     let process = bundle.path().join("process");
     let spec = json!({
-        "args": ["/bin/sh", "-c", "test -s /kernel && exit 9"], "cwd": "/", "env": ["PATH=/bin"],
+        "args": ["/bin/sh", "-c", "until test -s /kernel; do sleep 0.1; done; exit 9"], "cwd": "/", "env": ["PATH=/bin"],
         "user": {"uid": 0, "gid": 0},
     });
     std::fs::write(&process, spec.to_string()).unwrap();

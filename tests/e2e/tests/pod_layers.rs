@@ -86,10 +86,8 @@ async fn images(place: &Path, number: usize) {
 
 /// Mounts of a kind the agent of a pod has.
 fn mounts(pod: &str, kind: &str) -> usize {
-    let output = std::process::Command::new(program())
-        .args(["debug", pod, "cat", "/proc/1/mounts"])
-        .output();
-    let answer = Answer::from(output.unwrap());
+    let mut command = std::process::Command::new(program());
+    let answer = Answer::of(command.args(["debug", pod, "cat", "/proc/1/mounts"]));
     assert_eq!(answer.code, 0, "{answer:?}");
     let is_one = |line: &&str| line.split(' ').nth(2) == Some(kind);
     answer.out.lines().filter(is_one).count()

@@ -4,26 +4,15 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use bulkhead_e2e::{Answer, Container, Node, Pod, in_machine};
 
 /// Runs `bulkhead` with an input.
 fn bulkhead_with(args: &[&str], input: &str) -> Answer {
-    let mut child = Command::new(bulkhead_e2e::program())
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    child.wait_with_output().unwrap().into()
+    let mut command = Command::new(bulkhead_e2e::program());
+    command.args(args);
+    Answer::to(input.as_bytes(), &mut command)
 }
 
 fn bulkhead(args: &[&str]) -> Answer {

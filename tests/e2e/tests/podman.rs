@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bulkhead_e2e::{
-    GuideCommand, PODMAN_IMAGE, POLITE, Person, Podman, accelerator, arguments, follow, guide,
-    host_kernel, in_machine, nothing_is_left, processes, program, remove_cgroup, soon,
+    Answer, GuideCommand, PODMAN_IMAGE, POLITE, Person, Podman, accelerator, arguments, follow,
+    guide, host_kernel, in_machine, nothing_is_left, processes, program, remove_cgroup, soon,
 };
 
 fn leaves_nothing(podman: &Podman) {
@@ -319,15 +319,9 @@ fn nobody_reaches_the_host_through_what_stands_for_a_container() {
     for kind in ["net", "pid", "ipc", "uts", "mnt"] {
         let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
         assert_ne!(of(&pid.to_string()), of("self"), "{kind}");
-        let podmans = podman
-            .inside("readlink", &[&format!("/proc/self/ns/{kind}")])
-            .output();
-        let podmans = String::from_utf8(podmans.unwrap().stdout).unwrap();
-        assert_ne!(
-            of(&pid.to_string()).to_string_lossy(),
-            podmans.trim(),
-            "{kind}"
-        );
+        let path = format!("/proc/self/ns/{kind}");
+        let podmans = Answer::of(&mut podman.inside("readlink", &[&path])).out;
+        assert_ne!(of(&pid.to_string()).to_string_lossy(), podmans, "{kind}");
     }
     let root = std::fs::read_dir(format!("/proc/{pid}/root")).unwrap();
     let names: Vec<_> = root.map(|entry| entry.unwrap().file_name()).collect();

@@ -1,7 +1,7 @@
 //! What Podman is asked for a container to have. The same holds with runc, but for what
 //! only a machine has.
 
-use bulkhead_e2e::{PODMAN_IMAGE, Podman, in_machine, soon};
+use bulkhead_e2e::{Answer, PODMAN_IMAGE, Podman, in_machine, soon};
 
 #[test]
 fn limits_volumes_and_ports_are_its_own() {
@@ -44,12 +44,7 @@ fn limits_volumes_and_ports_are_its_own() {
     let address = podman.fact("web", "{{.NetworkSettings.IPAddress}}");
     let get = |place: &str| {
         let url = format!("http://{place}/index.html");
-        let got = podman
-            .inside("busybox", &["wget", "-q", "-O", "-", &url])
-            .output();
-        String::from_utf8_lossy(&got.unwrap().stdout)
-            .trim()
-            .to_owned()
+        Answer::of(&mut podman.inside("busybox", &["wget", "-q", "-O", "-", &url])).out
     };
     soon("it serves", || get(&address) == "served");
     let gateway = podman.fact("web", "{{.NetworkSettings.Gateway}}");

@@ -171,10 +171,7 @@ fn answers(
         own.extend(["--network", "none"]);
     }
     let words = podman.words("run", &[&["--rm"], &own[..]].concat(), script);
-    let output = with(&words).output();
-    output
-        .expect("podman is there: `apt install podman`")
-        .into()
+    Answer::of(&mut with(&words))
 }
 
 #[test]

@@ -238,11 +238,8 @@ fn a_password_is_taken_from_where_login_puts_it() {
             registry.address
         );
         std::fs::write(&auth, text).unwrap();
-        host.command(&["image", "pull", INSECURE, &name])
-            .env("REGISTRY_AUTH_FILE", &auth)
-            .output()
-            .unwrap()
-            .into()
+        let mut command = host.command(&["image", "pull", INSECURE, &name]);
+        Answer::of(command.env("REGISTRY_AUTH_FILE", &auth))
     };
     // "user:wrong" and "user:secret", base64.
     let wrong = with("dXNlcjp3cm9uZw==");
@@ -264,12 +261,9 @@ fn a_certificate_has_to_be_trusted() {
     let untrusted = host.bulkhead(&["image", "pull", &name]);
     assert_eq!(untrusted.code, 125, "{untrusted:?}");
     assert!(untrusted.err.contains("certificate"), "{untrusted:?}");
-    let trusted: Answer = host
-        .command(&["image", "pull", &name])
-        .env("SSL_CERT_FILE", registry.dir.path().join("ca.pem"))
-        .output()
-        .unwrap()
-        .into();
+    let mut command = host.command(&["image", "pull", &name]);
+    command.env("SSL_CERT_FILE", registry.dir.path().join("ca.pem"));
+    let trusted = Answer::of(&mut command);
     assert_eq!(trusted.code, 0, "{trusted:?}");
     assert_eq!(host.bulkhead(&["image", "pull", INSECURE, &name]).code, 0);
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use bulkhead_e2e::{Host, host_kernel, image};
+use bulkhead_e2e::{Answer, Host, host_kernel, image};
 
 #[test]
 fn the_container_has_a_kernel_of_its_own_and_nothing_is_left() {
@@ -42,7 +42,7 @@ fn emulation_is_said_aloud_unless_it_was_asked_for() {
         let words = ["run", "--detach", "--network", "none", &image, "true"];
         let mut command = host.command(&words);
         command.env("BULKHEAD_ACCEL", accelerator);
-        let answer: bulkhead_e2e::Answer = command.output().unwrap().into();
+        let answer = Answer::of(&mut command);
         assert_eq!(answer.code, 0, "{answer:?}");
         let runs = host.state(&answer.out)["accelerator"]
             .as_str()

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bulkhead_e2e::kubelet::PodDir;
-use bulkhead_e2e::{Host, image};
+use bulkhead_e2e::{Answer, Host, image};
 
 /// The `--volume` argument that shows `source` at `target`.
 fn volume(source: &Path, target: &str) -> String {
@@ -270,7 +270,7 @@ const NOBODY: u32 = 65534;
 
 /// Runs a command as an ordinary user, who finds the guests that root has built; the
 /// program is where everybody may read, wherever it was built.
-fn without_root(command: &Command) -> bulkhead_e2e::Answer {
+fn without_root(command: &Command) -> Answer {
     let dir = tempfile::tempdir().expect("a directory can be made");
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755))
         .expect("it is this test's own");
@@ -283,10 +283,7 @@ fn without_root(command: &Command) -> bulkhead_e2e::Answer {
         .arg(program)
         .args(command.get_args())
         .envs(environment.filter_map(|(key, value)| Some((key, value?))));
-    let output = unprivileged.output();
-    output
-        .expect("setpriv is there: `apt install util-linux`")
-        .into()
+    Answer::of(&mut unprivileged)
 }
 
 #[test]

@@ -119,12 +119,7 @@ impl Node {
             let accelerator = format!("accelerator={}", crate::accelerator());
             command.args(["--allow-emulation", "--set", &accelerator]);
         }
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-            .into()
+        Answer::of(command.args(args))
     }
 
     /// The directory that is the node's `/`, as far as it has one.
