@@ -139,18 +139,19 @@ pub(crate) fn delete(id: &str, force: bool) -> Result<ExitCode, Error> {
 /// Ends a container that lives. The process that stands for it goes by itself when its
 /// container has ended, or its shim.
 fn end(place: &Place) -> Result<(), Error> {
-    let asked = runtime()?.block_on(async {
+    let kill = async {
         let shim = Shim::connect(place).await?;
         match shim.kill(FIRST, SIGKILL, true).await {
             // It has ended, and what was made for it is being taken away.
             Err(_) if shim.status().await? == "stopped" => Ok(()),
             killed => killed,
         }
-    });
-    if asked.is_ok() && place.ends_within(PATIENCE)? {
+    };
+    let asked = runtime()?.block_on(async { tokio::time::timeout(PATIENCE, kill).await });
+    if matches!(asked, Ok(Ok(()))) && place.ends_within(PATIENCE)? {
         return Ok(());
     }
-    // A shim or a guest that does not obey.
+    // A shim or a guest that does not obey, or does not answer.
     shim::clean(place)?;
     place.wait()
 }

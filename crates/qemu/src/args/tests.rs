@@ -73,6 +73,16 @@ fn emulated_processors_take_turns_where_running_beside_each_other_breaks_them() 
 }
 
 #[test]
+fn barriers_of_an_emulated_processor_that_is_alone_are_translated() {
+    assert!(line(&tcg()).contains("-smp 2 "));
+    let mut machine = machine();
+    machine.vcpus = 1;
+    let line = |accelerator: &_| machine.arguments(accelerator).join(" ");
+    assert!(line(&tcg()).contains("-smp 1,maxcpus=2 "));
+    assert!(line(&Accelerator::Kvm { round_ns: 1 }).contains("-smp 1 "));
+}
+
+#[test]
 fn guest_memory_is_shared_only_for_shares() {
     assert!(line(&tcg()).contains("-object memory-backend-ram,id=ram,size=512M"));
     let mut machine = machine();
@@ -82,6 +92,19 @@ fn guest_memory_is_shared_only_for_shares() {
     });
     let line = machine.arguments(&tcg()).join(" ");
     assert!(line.contains("-object memory-backend-memfd,share=on,id=ram,size=512M"));
+}
+
+#[test]
+fn an_emulated_guest_clears_pages_that_a_file_server_may_fill() {
+    assert!(!line(&tcg()).contains(REUSED));
+    let mut machine = machine();
+    machine.shares.push(MachineShare {
+        tag: "share0".into(),
+        socket: 30,
+    });
+    let line = |accelerator: &_| machine.arguments(accelerator).join(" ");
+    assert!(line(&tcg()).contains(REUSED));
+    assert!(!line(&Accelerator::Kvm { round_ns: 1 }).contains(REUSED));
 }
 
 #[test]
