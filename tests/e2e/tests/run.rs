@@ -193,6 +193,36 @@ fn output_arrives_whole_and_apart() {
     assert_eq!(answer.err, "err\n");
 }
 
+/// `> file 2>&1`
+#[test]
+fn both_streams_may_be_one_file() {
+    let host = Host::new();
+    let path = host.path().join("both");
+    let file = std::fs::File::create(&path).unwrap();
+    let script = "for i in 1 2 3; do echo out$i; sleep 0.1; echo err$i >&2; sleep 0.1; done";
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        &image(),
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut command = host.command(&words);
+    command.stdout(file.try_clone().unwrap()).stderr(file);
+    assert!(command.status().unwrap().success());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        ["err1", "err2", "err3", "out1", "out2", "out3"],
+        "{text}"
+    );
+}
+
 #[test]
 fn a_terminal_is_one() {
     let host = Host::new();

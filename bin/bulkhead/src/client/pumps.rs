@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use rustix::fs::FileType;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use super::keys::Keys;
@@ -71,15 +72,16 @@ pub(super) fn start_output(
     out.into_iter().chain(err).collect()
 }
 
+/// Would what is spliced land where it is to? A file's offset is looked at before
+/// splice(2) waits, and with `> file 2>&1` the other stream has moved it by then.
+fn takes_splices(to: impl AsFd) -> bool {
+    rustix::fs::fstat(to)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile)
+}
+
 fn move_out(pipe: &OwnedFd, mut to: impl Write + AsFd) {
-    loop {
-        match splice(pipe, None, to.as_fd(), None, PIPE_SIZE, SpliceFlags::MOVE) {
-            Ok(0) => return,
-            Ok(_) => {}
-            // Terminals and files opened for appending cannot be spliced to.
-            Err(rustix::io::Errno::INVAL) => break,
-            Err(_) => return,
-        }
+    if takes_splices(to.as_fd()) && splice_all(pipe, to.as_fd()) {
+        return;
     }
     let mut buffer = vec![0; CHUNK];
     while let Ok(count @ 1..) = rustix::io::read(pipe, &mut buffer) {
@@ -89,6 +91,17 @@ fn move_out(pipe: &OwnedFd, mut to: impl Write + AsFd) {
             .is_err()
         {
             return;
+        }
+    }
+}
+
+/// Moves all there is to move; not so to terminals, which take nothing this way.
+fn splice_all(pipe: &OwnedFd, to: BorrowedFd<'_>) -> bool {
+    loop {
+        match splice(pipe, None, to, None, PIPE_SIZE, SpliceFlags::MOVE) {
+            Ok(1..) => {}
+            Err(rustix::io::Errno::INVAL) => return false,
+            Ok(0) | Err(_) => return true,
         }
     }
 }
