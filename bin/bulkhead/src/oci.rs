@@ -19,6 +19,7 @@ mod console;
 mod container;
 mod create;
 mod exec;
+mod late_network;
 mod machine;
 mod place;
 mod shim;

@@ -21,8 +21,12 @@ pub struct Docker {
 /// The image.
 pub const DOCKER_IMAGE: &str = "busybox:1";
 
-/// Where its programs are unpacked.
+/// Where its programs are: installed, or unpacked.
 fn programs() -> PathBuf {
+    let installed = Path::new("/usr");
+    if installed.join("sbin/dockerd").exists() {
+        return installed.to_owned();
+    }
     let target = crate::program()
         .parent()
         .unwrap()
@@ -81,6 +85,24 @@ impl Docker {
     #[must_use]
     pub fn docker(&self, args: &[&str]) -> Answer {
         Answer::of(&mut self.command(args))
+    }
+
+    /// How a container has a network here: Docker's own, if that is there before its
+    /// machine; it is not from Docker 28 on.
+    #[must_use]
+    pub fn network(&self) -> &'static [&'static str] {
+        let version = self
+            .docker(&["version", "--format", "{{.Server.Version}}"])
+            .out;
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok());
+        let late = major.is_some_and(|major: u32| major >= 28);
+        match late && in_machine() {
+            true => &["--network", "none"],
+            false => &[],
+        }
     }
 
     /// `docker run` with the runtime under test, further options and a command.

@@ -316,6 +316,50 @@ fn an_error_is_written_where_the_caller_looks() {
     assert!(line["msg"].as_str().unwrap().contains("nobody"));
 }
 
+/// Podman 5 makes such a `/dev` for `--read-only --read-only-tmpfs=false`.
+#[test]
+fn a_dev_that_is_only_read_has_what_belongs_there() {
+    let bundle = Bundle::new("true");
+    let id = bundle.prefix.as_str();
+    let mut spec = bundle.spec("echo | tee /dev/null; ls -d /dev/pts; echo > /dev/x; sleep 1000");
+    spec["mounts"] = json!([
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "ro"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts"},
+    ]);
+    bundle.write(&spec);
+    let created = bundle.create(id);
+    assert_eq!(created.code, 0, "{created:?}");
+    assert_eq!(bundle.bulkhead(&["start", id]).code, 0);
+    let log = || std::fs::read_to_string(bundle.path().join("log")).unwrap();
+    // Two streams: in any order.
+    let said = ["/dev/pts\n", "can't create /dev/x: Read-only file system"];
+    soon("it has tried all", || {
+        said.iter().all(|text| log().contains(text))
+    });
+    assert_eq!(bundle.bulkhead(&["delete", "--force", id]).code, 0);
+    bundle.leaves_nothing();
+}
+
+/// As docker has it from 28 on.
+#[test]
+fn a_network_that_comes_after_the_machine_is_refused_aloud() {
+    let bundle = Bundle::new("sleep 1000");
+    let id = bundle.prefix.as_str();
+    assert_eq!(bundle.create(id).code, 0);
+    let pid = std::fs::read_to_string(bundle.path().join("pid")).unwrap();
+    let namespace = format!("--net=/proc/{pid}/ns/net");
+    let give = "ip link set lo up && ip link add given type veth peer name other && \
+                ip link set other up && ip link set given up && \
+                ip addr add 10.9.8.7/24 dev given";
+    tool("nsenter", &[&namespace, "sh", "-c", give]);
+    let refused = bundle.bulkhead(&["start", id]);
+    assert_eq!(refused.code, 125, "{refused:?}");
+    assert!(refused.err.contains("after its machine"), "{refused:?}");
+    assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);
+    bundle.leaves_nothing();
+}
+
 /// A hook that keeps what it is told, and another that gives the container a network
 /// before it has a machine, as docker's does.
 #[test]

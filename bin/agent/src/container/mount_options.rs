@@ -45,6 +45,13 @@ impl Attributes {
         self.clear = self.clear & (!set | ATIME) | clear;
     }
 
+    /// Was it to be read-only? It is not any more.
+    pub(super) fn take_read_only(&mut self) -> bool {
+        let asked = self.set & RDONLY != 0;
+        self.set &= !RDONLY;
+        asked
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.set == 0 && self.clear == 0
     }

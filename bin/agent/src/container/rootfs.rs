@@ -82,8 +82,11 @@ impl Root {
             )));
         }
         let mut devices = false;
+        // A tmpfs, a /dev most of all, is filled before it is only read: with nodes, and
+        // with the places of what is mounted in it.
+        let mut only_read = Vec::new();
         for mount in &mounts {
-            self.mount(mount)?;
+            only_read.extend(self.mount(mount)?);
             // A /dev of the container's own wants its nodes before anything
             // is mounted below it.
             let own = mount.typ().as_deref() == Some("tmpfs");
@@ -95,12 +98,17 @@ impl Root {
         if !devices {
             devices::make_missing(self, spec)?;
         }
+        for tree in only_read {
+            syscalls::mount_setattr(tree.as_fd(), mount_options::RDONLY, 0, 0, false)
+                .tried(|| "make a tmpfs read-only".to_owned())?;
+        }
         Ok(())
     }
 
-    fn mount(&self, mount: &Mount) -> Result<()> {
+    /// Makes one, and answers it where it has to be made read-only in the end.
+    fn mount(&self, mount: &Mount) -> Result<Option<OwnedFd>> {
         let target = mount.destination();
-        let options = mount_options::parse(mount.options().as_deref().unwrap_or(&[]))?;
+        let mut options = mount_options::parse(mount.options().as_deref().unwrap_or(&[]))?;
         if options.idmap.is_some() {
             return Err(Error::invalid(format!(
                 "the mount on `{}` asks for mapped ids, which is not supported yet",
@@ -108,14 +116,16 @@ impl Root {
             )));
         }
         let kind = mount.typ().as_deref().unwrap_or("none");
-        let (tree, place) = if options.bind.is_some() || kind == "bind" {
+        let is_bind = options.bind.is_some() || kind == "bind";
+        let only_read = !is_bind && kind == "tmpfs" && options.attributes.take_read_only();
+        let (tree, place) = if is_bind {
             self.bind(mount, &options)?
         } else {
             self.filesystem(kind, mount, &options)?
         };
         let what = || format!("mount on `{}`", target.display());
         // A fresh mount has its attributes from the start; a bind inherits.
-        if options.bind.is_some() || kind == "bind" {
+        if is_bind {
             set(tree.as_fd(), options.attributes, false).tried(what)?;
         }
         set(tree.as_fd(), options.recursive, true).tried(what)?;
@@ -124,7 +134,7 @@ impl Root {
             syscalls::mount_setattr(tree.as_fd(), 0, 0, wanted.kind, wanted.recursive)
                 .tried(what)?;
         }
-        Ok(())
+        Ok(only_read.then_some(tree))
     }
 
     fn bind(&self, mount: &Mount, options: &Options) -> Result<(OwnedFd, OwnedFd)> {
