@@ -3,7 +3,6 @@
 mod agent;
 mod bench;
 mod check;
-mod containerd2;
 mod demo;
 mod deploy;
 mod docker;
@@ -13,8 +12,10 @@ mod guest;
 mod images;
 mod kubernetes;
 mod lab;
+mod next;
 mod packages;
 mod prerequisites;
+mod rules;
 mod run;
 mod test;
 
@@ -84,6 +85,15 @@ enum Task {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Run a command on this machine's files where Debian's next release is installed
+    ///
+    /// As root. It is unpacked below target/next once, in two minutes.
+    #[command(after_help = "Example: cargo xtask next -- target/debug/bulkhead check")]
+    Next {
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Try the operator on the cluster of KUBECONFIG, and leave the cluster as it was
     #[command(
         after_help = "Example: cargo xtask e2e-cluster -- --operator-image REGISTRY/bulkhead-operator:0.1.0 \\\n    \
@@ -106,6 +116,10 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Have Kubernetes' own library judge the rules in CEL of deploy/
+    ///
+    /// As root. What it is compiled from is fetched once, 3 GB in five minutes.
+    Rules,
     /// Make the chart, the OLM bundle and the list of images of the manifests in deploy/
     Deploy,
     /// Make container images of the operator and the node agent, as OCI layouts
@@ -135,6 +149,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(yes),
         Task::Check => check::run(),
         Task::Deploy => deploy::run(),
+        Task::Rules => prerequisites::install(yes).and_then(|()| rules::run()),
         Task::E2eCluster { stand_in, args } => e2e_cluster::run(stand_in, &args),
         Task::Kubernetes { args } => kubernetes::run(yes, &args),
         Task::Images(options) => images::run(&options),
@@ -171,6 +186,12 @@ fn main() -> ExitCode {
             },
             &command,
         ),
+        Task::Next { command } => prerequisites::install(yes)
+            .and_then(|()| {
+                let words: Vec<_> = command.iter().map(String::as_str).collect();
+                next::TESTS.command(&words)
+            })
+            .and_then(|mut command| run::command(&mut command)),
         Task::Guest { kernel } => prerequisites::install(yes)
             .and_then(|()| guest::build(kernel))
             .map(|_| ()),

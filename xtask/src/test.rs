@@ -1,19 +1,30 @@
 //! Every test.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::run::{self, Outcome};
-use crate::{Kernel, containerd2, demo, docker, guest, lab, prerequisites};
+use crate::{Kernel, demo, docker, guest, lab, next, prerequisites};
 
-/// What is tried once more with containerd 2, by who runs the sandbox of a pod:
-/// containerd, by a task, or the shim, by the Sandbox API. Patterns of cargo's.
-const CONTAINERD2: [(&str, &[&str]); 2] = [
-    ("podsandbox", &["pod_*", "pods", "ctr", "node_install"]),
-    ("shim", &["pods"]),
+/// What is tried once more on Debian's next release: all that has to do with its monitor,
+/// its containerd and its Podman. Patterns of cargo's.
+const NEXT: [&str; 10] = [
+    "ctr",
+    "docker",
+    "limits",
+    "node_install",
+    "oci",
+    "pod_*",
+    "podman*",
+    "pods",
+    "run",
+    "volumes",
 ];
+
+/// Who runs the sandbox of a pod of containerd 2: containerd, by a task, or the shim, by
+/// the Sandbox API, which is tried with this.
+const BY_SHIM: (&str, &str) = ("BULKHEAD_E2E_SANDBOXER=shim", "pods");
 
 /// For the tests, with what they are compiled from: a third is usual, and one that waits
 /// forever has to be told of before CI ends itself after 60.
@@ -51,25 +62,47 @@ pub(crate) fn run(yes: bool) -> Outcome {
         let all = ["--workspace", "--no-fail-fast"];
         run::within(LIMIT, cargo_test().args(all))
     })?;
-    timed("containerd 2", &mut || {
-        let programs = containerd2::programs()?;
-        for (sandboxer, tests) in CONTAINERD2 {
-            println!("\n== containerd 2, sandboxer `{sandboxer}`");
-            let mut test = cargo_test();
-            // Of one package alone, all it needs would be compiled anew.
-            test.args(["--workspace", "--no-fail-fast"]);
-            test.args(tests.iter().flat_map(|name| ["--test", name]));
-            test.env("PATH", before(&programs)?);
-            run::within(LIMIT, test.env("BULKHEAD_E2E_SANDBOXER", sandboxer))?;
-        }
-        Ok(())
-    })?;
+    timed("next release", &mut on_the_next_release)?;
     timed("KVM", &mut || on_kvm(yes))?;
     timed("systemd", &mut || with_systemd(yes))?;
     for (name, seconds) in times {
         println!("{name:<12} {seconds:>5} s");
     }
     Ok(())
+}
+
+/// What users have next.
+fn on_the_next_release() -> Outcome {
+    next::versions()?;
+    let program = format!("BULKHEAD_TEST_PROGRAM={}", text(&program()));
+    let mut failed = Vec::new();
+    let mut run = |test: &TestProgram, more: &[&str]| {
+        println!(
+            "\n== Debian's next release: {} {}",
+            test.name,
+            more.join(" ")
+        );
+        let place = format!("--chdir={}", test.package);
+        let words = [&["env", &place, &program], more, &[&test.path]].concat();
+        run::within(LIMIT / 4, &mut next::TESTS.command(&words)?).or_else(|error| {
+            println!("{error}");
+            failed.push(test.name.clone());
+            Ok::<_, String>(())
+        })
+    };
+    for test in test_programs(&NEXT)? {
+        run(&test, &[])?;
+        if test.name == BY_SHIM.1 {
+            run(&test, &[BY_SHIM.0])?;
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "on Debian's next release failed: {}",
+            failed.join(", ")
+        )),
+    }
 }
 
 /// Emulated guests say nothing of what only KVM does.
@@ -85,7 +118,7 @@ fn on_kvm(yes: bool) -> Outcome {
 fn with_systemd(yes: bool) -> Outcome {
     let script = run::workspace().join("tests/lab/systemd.sh");
     let image = text(&image()?);
-    let pods = test_program("pod_host")?;
+    let pods = test_programs(&["pod_host"])?.remove(0).path;
     let words = ["bash", &text(&script), &text(&program()), &image, &pods];
     in_lab(yes, true, &words)
 }
@@ -114,30 +147,45 @@ fn image() -> Outcome<PathBuf> {
     Ok(image)
 }
 
-/// The program of a file of tests, which is built.
-fn test_program(name: &str) -> Outcome<String> {
+/// A file of tests, compiled.
+struct TestProgram {
+    name: String,
+    /// The directory of its package, where cargo would run it.
+    package: String,
+    path: String,
+}
+
+/// The programs of files of tests, which are built; patterns of cargo's.
+fn test_programs(patterns: &[&str]) -> Outcome<Vec<TestProgram>> {
     let mut build = cargo_test();
-    build.args(["--workspace", "--no-run", "--test", name]);
-    let told = run::said(build.args(["--message-format", "json"]))?;
-    let executable = told.lines().find_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let own = message["target"]["name"] == name;
-        own.then(|| message["executable"].as_str().map(str::to_owned))?
-    });
-    executable.ok_or_else(|| format!("cargo built no program of the tests `{name}`"))
+    // Of one package alone, all it needs would be compiled anew.
+    build.args(["--workspace", "--no-run", "--message-format", "json"]);
+    build.args(patterns.iter().flat_map(|name| ["--test", name]));
+    let told = run::said(&mut build)?;
+    let mut programs: Vec<_> = told.lines().filter_map(test_program).collect();
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
+    match programs.is_empty() {
+        true => Err(format!("cargo built no program of the tests {patterns:?}")),
+        false => Ok(programs),
+    }
+}
+
+/// What cargo says of one, if that is what it says.
+fn test_program(line: &str) -> Option<TestProgram> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let is_test = message["target"]["kind"][0] == "test";
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    is_test.then_some(TestProgram {
+        name: message["target"]["name"].as_str()?.to_owned(),
+        package: text(manifest.parent()?),
+        path: message["executable"].as_str()?.to_owned(),
+    })
 }
 
 fn cargo_test() -> Command {
     let mut test = run::cargo();
     test.arg("test").env("BULKHEAD_TEST_PROGRAM", program());
     test
-}
-
-/// The search path with a directory before all others.
-fn before(first: &Path) -> Outcome<OsString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let all = std::iter::once(first.to_owned()).chain(std::env::split_paths(&path));
-    std::env::join_paths(all).map_err(|e| e.to_string())
 }
 
 fn text(path: &Path) -> String {

@@ -327,6 +327,12 @@ impl Node {
         path
     }
 
+    /// A control group of this node, for what is not the kubelet's.
+    #[must_use]
+    pub fn group_of(&self, name: &str) -> String {
+        format!("/{}/{name}", self.namespace)
+    }
+
     /// Stops and removes every pod, as the kubelet does with what it finds: again,
     /// while containerd, which hears of a death from several sides, still makes up
     /// its mind.

@@ -92,6 +92,8 @@ impl Podman {
             .args(args)
             .env("CONTAINERS_CONF", self.path().join("containers.conf"))
             .env("CONTAINERS_STORAGE_CONF", self.path().join("storage.conf"))
+            // A line of Podman 5 on standard error.
+            .env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1")
             .stdin(Stdio::null());
         command
     }
@@ -250,6 +252,8 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 
 fn configure(dir: &Path) {
     let at = |name: &str| dir.join(name).display().to_string();
+    // Podman 5 knows nothing else; 4 has whichever is installed.
+    let netavark = Path::new("/usr/lib/podman/netavark").exists();
     // With systemd, Podman is as it comes: scopes, and the journal.
     let (engine, containers) = match booted_by_systemd() {
         true => ("", ""),
@@ -263,15 +267,17 @@ fn configure(dir: &Path) {
 {engine}
 tmp_dir = "{tmp}"
 [network]
-network_backend = "cni"
-network_config_dir = "{cni}"
+network_backend = "{backend}"
+network_config_dir = "{networks}"
+default_subnet = "10.77.0.0/16"
 [containers]
 {containers}
 # What every machine lets runc set.
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 "#,
         tmp = at("tmp"),
-        cni = at("cni"),
+        networks = at("networks"),
+        backend = if netavark { "netavark" } else { "cni" },
     );
     std::fs::write(dir.join("containers.conf"), engine).unwrap();
     let storage = format!(
@@ -282,10 +288,17 @@ default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
     std::fs::write(dir.join("storage.conf"), storage).unwrap();
     let settings = format!("accelerator = \"{}\"\n", accelerator());
     std::fs::write(dir.join("bulkhead.toml"), settings).unwrap();
-    std::fs::create_dir(dir.join("cni")).unwrap();
+    std::fs::create_dir(dir.join("networks")).unwrap();
+    if !netavark {
+        cni(dir);
+    }
+}
+
+/// Its one network, as Podman 4 has it of the CNI's plugins.
+fn cni(dir: &Path) {
     let ipam = json!({
         "type": "host-local",
-        "dataDir": at("ipam"),
+        "dataDir": dir.join("ipam"),
         "ranges": [[{"subnet": "10.77.0.0/16", "gateway": "10.77.0.1"}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     });
@@ -297,7 +310,7 @@ default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
     });
-    std::fs::write(dir.join("cni/87-podman.conflist"), network.to_string()).unwrap();
+    std::fs::write(dir.join("networks/87-podman.conflist"), network.to_string()).unwrap();
 }
 
 impl Drop for Podman {

@@ -179,7 +179,10 @@ const OURS: &str = "io.containerd.bulkhead.v2";
 /// What a container of a snapshotter sees: how its root is mounted, and what is in it.
 fn seen(node: &Node, snapshotter: &str, runtime: &str, more: &[&str]) -> (String, String) {
     let id = format!("of-{snapshotter}-{}", std::process::id());
-    let mut words = vec!["run", "--rm", "--snapshotter", snapshotter];
+    // By it other tests know that what is left of it is none of theirs.
+    let group = node.group_of(&id);
+    let mut words = vec!["run", "--rm", "--cgroup", &group];
+    words.extend(["--snapshotter", snapshotter]);
     words.extend(more);
     words.extend(["--runtime", runtime, IMAGE, &id, "/bin/sh", "-c"]);
     let script = format!("grep ' / ' /proc/mounts; echo new > /etc/new && cat /etc/new; {LOOK}");
@@ -216,9 +219,12 @@ async fn snapshots_of_every_kind_show_what_they_show_to_runc() {
     let of = "io.kubernetes.cri.sandbox-id=of-pod";
     let kind_of = |kind: &str| format!("io.kubernetes.cri.container-type={kind}");
     let (sandbox, container) = (kind_of("sandbox"), kind_of("container"));
+    let group = node.group_of("of-pod");
     let pod = [
         "run",
         "--detach",
+        "--cgroup",
+        &group,
         "--annotation",
         &sandbox,
         "--annotation",
