@@ -9,9 +9,13 @@ use bulkhead_e2e::{Answer, Podman, in_machine};
 /// Beside each other. Two processors are enough for three that mostly wait.
 const WORKERS: usize = 3;
 
+/// What Podman 4.3 itself does not do beside anything else, with any runtime: it takes the
+/// lock of its storage last here, and first elsewhere, and all wait for each other.
+const ALONE: (&str, &str) = ("--userns auto", "echo ok");
+
 /// Options, and a script that tells what became of them; `@DIR` is a directory of the
 /// host's with the files `file` and `read`.
-const CASES: [(&str, &str); 54] = [
+const CASES: [(&str, &str); 53] = [
     // Who the process is, and what it may.
     ("--user 1000:1000", "id"),
     ("--user nobody", "id -u"),
@@ -41,7 +45,6 @@ const CASES: [(&str, &str); 54] = [
     ),
     ("--umask 0077", "umask; touch /own; stat -c %a /own"),
     ("--oom-score-adj 100", "cat /proc/self/oom_score_adj"),
-    ("--userns auto", "echo ok"),
     // What it is told.
     ("--workdir /var/new", "pwd; ls -ld . | cut -c1-10"),
     ("--env X=a", "echo $X; echo $HOME $container"),
@@ -186,23 +189,25 @@ fn whatever_is_asked_the_answer_is_runcs() {
         std::fs::write(shared.join(name), "text\n").unwrap();
     }
     let (cases, different) = (Mutex::new(CASES.iter()), Mutex::new(Vec::new()));
+    let compare = |(options, script): (&'static str, &'static str)| {
+        let runc = answers(&podman, options, script, |words| {
+            podman.with_runtime("runc", words)
+        });
+        let ours = answers(&podman, options, script, |words| podman.ours(words));
+        if (ours.code, &ours.out) != (runc.code, &runc.out) {
+            let mut different = different.lock().unwrap();
+            different.push((options, script, runc, ours));
+        }
+    };
+    compare(ALONE);
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 loop {
-                    let Some((options, script)) = cases.lock().unwrap().next() else {
+                    let Some(case) = cases.lock().unwrap().next() else {
                         return;
                     };
-                    let runc = answers(&podman, options, script, |words| {
-                        podman.with_runtime("runc", words)
-                    });
-                    let ours = answers(&podman, options, script, |words| podman.ours(words));
-                    if (ours.code, &ours.out) != (runc.code, &runc.out) {
-                        different
-                            .lock()
-                            .unwrap()
-                            .push((options, script, runc, ours));
-                    }
+                    compare(*case);
                 }
             });
         }
