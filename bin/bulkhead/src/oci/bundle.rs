@@ -125,6 +125,17 @@ pub(super) struct Joined {
     pub(super) processes: Option<u32>,
 }
 
+/// The namespace of a kind that a spec asks for.
+pub(super) fn namespace<'a>(spec: &'a Value, kind: &str) -> Option<&'a Value> {
+    let all = spec["linux"]["namespaces"].as_array()?;
+    all.iter().find(|own| own["type"] == kind)
+}
+
+/// Where a namespace is; one without a path is new.
+pub(super) fn path(namespace: &Value) -> Option<&str> {
+    namespace["path"].as_str().filter(|path| !path.is_empty())
+}
+
 /// The process whose namespace a path is. proc_pid_ns(5).
 fn process(path: &str) -> Option<u32> {
     let (pid, rest) = path.strip_prefix("/proc/")?.split_once('/')?;
@@ -135,11 +146,9 @@ fn process(path: &str) -> Option<u32> {
 /// Whose namespaces are joined. The host's own are refused, and those that cannot be
 /// had from another machine.
 fn joined(spec: &Value) -> Result<Option<Joined>, Error> {
-    let all = spec["linux"]["namespaces"].as_array();
-    let all = all.map_or(&[] as &[Value], Vec::as_slice);
     let mut joined = Joined::default();
     for kind in ["network", "pid", "ipc", "uts"] {
-        let Some(own) = all.iter().find(|own| own["type"] == kind) else {
+        let Some(own) = namespace(spec, kind) else {
             // Its name is its own kernel's anyway.
             if kind == "uts" {
                 continue;
@@ -149,7 +158,7 @@ fn joined(spec: &Value) -> Result<Option<Joined>, Error> {
                  own; leave `--{kind}=host` out, or choose another runtime"
             )));
         };
-        let path = own["path"].as_str().unwrap_or_default();
+        let path = path(own).unwrap_or_default();
         match process(path) {
             Some(pid) => {
                 joined.all.push(pid);

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::bundle::read_json;
+use super::bundle::{namespace, path, read_json};
 use super::{Error, Place};
 
 /// Refuses a container whose own network namespace, empty when it was created, has a
@@ -26,10 +26,7 @@ pub(super) fn refuse(place: &Place) -> Result<(), Error> {
 
 /// A namespace without a path is a new one, and only hooks fill it before the machine.
 fn is_empty_at_first(spec: &Value) -> bool {
-    let namespaces = spec["linux"]["namespaces"].as_array();
-    let new = namespaces.into_iter().flatten().any(|namespace| {
-        namespace["type"] == "network" && namespace["path"].as_str().unwrap_or_default().is_empty()
-    });
+    let new = namespace(spec, "network").is_some_and(|own| path(own).is_none());
     let hooked = ["prestart", "createRuntime"].iter().any(|kind| {
         let hooks = spec["hooks"][kind].as_array();
         hooks.is_some_and(|hooks| !hooks.is_empty())

@@ -16,6 +16,8 @@ use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, Unmoun
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
+use super::bundle;
+
 /// Takes this thread, and whatever the kernel tells of its process, there.
 ///
 /// `told` is the process the shim has told for the container: one whose spec names no
@@ -44,9 +46,7 @@ fn open(path: &str) -> io::Result<OwnedFd> {
 }
 
 fn network(spec: &Value) -> Option<&str> {
-    let all = spec["linux"]["namespaces"].as_array()?;
-    let own = all.iter().find(|own| own["type"] == "network")?;
-    own["path"].as_str().filter(|path| !path.is_empty())
+    bundle::path(bundle::namespace(spec, "network")?)
 }
 
 fn clone(path: &Path) -> io::Result<OwnedFd> {
