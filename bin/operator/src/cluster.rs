@@ -3,7 +3,9 @@
 //!
 //! A decision must see the writes of the one before, or it would start a node
 //! too many. So the answer of a write counts at once, and what a watch tells
-//! about that object is passed over until the watch has come as far.
+//! about that object is passed over until the watch has come as far. A list is
+//! no such word: it holds the writes before it began and may or may not hold
+//! those after, so nothing is decided while one is under way.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -39,6 +41,28 @@ enum Until {
     Deletion,
 }
 
+/// How far the lists of a kind are.
+#[derive(Debug, Default, Clone, Copy)]
+struct Lists {
+    /// Whether there was a whole one.
+    complete: bool,
+    /// Whether one is under way.
+    running: bool,
+}
+
+impl Lists {
+    fn begun(&mut self) {
+        self.running = true;
+    }
+
+    fn ended(&mut self) {
+        *self = Self {
+            complete: true,
+            running: false,
+        };
+    }
+}
+
 /// One kind of object, by name.
 struct Kind<V> {
     objects: BTreeMap<String, V>,
@@ -46,7 +70,7 @@ struct Kind<V> {
     listed: BTreeMap<String, V>,
     versions: HashMap<String, String>,
     behind: HashMap<String, Until>,
-    complete: bool,
+    lists: Lists,
 }
 
 impl<V> Default for Kind<V> {
@@ -56,7 +80,7 @@ impl<V> Default for Kind<V> {
             listed: BTreeMap::new(),
             versions: HashMap::new(),
             behind: HashMap::new(),
-            complete: false,
+            lists: Lists::default(),
         }
     }
 }
@@ -67,8 +91,10 @@ impl<V> Kind<V> {
             Event::Init => {
                 self.listed.clear();
                 self.versions.clear();
-                // A list is as new as the API server: nothing is behind it.
+                // The list is asked for after this, and nothing is written
+                // before it is there: it is not behind what was written.
                 self.behind.clear();
+                self.lists.begun();
             }
             Event::InitApply(object) => {
                 let name = object.name_any();
@@ -77,7 +103,7 @@ impl<V> Kind<V> {
             }
             Event::InitDone => {
                 self.objects = std::mem::take(&mut self.listed);
-                self.complete = true;
+                self.lists.ended();
             }
             Event::Apply(object) => {
                 let name = object.name_any();
@@ -139,7 +165,7 @@ pub(crate) struct Cluster {
     classes: Kind<bulkhead_rollout::ClassView>,
     pods: BTreeMap<String, (String, PodView)>,
     listed_pods: BTreeMap<String, (String, PodView)>,
-    pods_complete: bool,
+    pod_lists: Lists,
     /// The system's extension, for where the cluster has a Machine Config
     /// Operator.
     extension: String,
@@ -183,7 +209,10 @@ impl Cluster {
     fn hear_pod(&mut self, event: Event<Pod>) {
         let uid = |pod: &Pod| pod.uid().unwrap_or_default();
         match event {
-            Event::Init => self.listed_pods.clear(),
+            Event::Init => {
+                self.listed_pods.clear();
+                self.pod_lists.begun();
+            }
             Event::InitApply(pod) => {
                 let uid = uid(&pod);
                 if let Some(view) = views::pod(pod) {
@@ -192,7 +221,7 @@ impl Cluster {
             }
             Event::InitDone => {
                 self.pods = std::mem::take(&mut self.listed_pods);
-                self.pods_complete = true;
+                self.pod_lists.ended();
             }
             Event::Apply(pod) => {
                 let uid = uid(&pod);
@@ -207,15 +236,32 @@ impl Cluster {
         }
     }
 
+    /// How far the lists of every kind are.
+    fn lists(&self) -> impl Iterator<Item = Lists> {
+        let always = [
+            self.configs.lists,
+            self.kata_nodes.lists,
+            self.nodes.lists,
+            self.classes.lists,
+            self.pod_lists,
+            self.definitions.lists,
+        ];
+        // A definition that is taken back leaves lists that never end.
+        let defined = self.has_machine_configs && !self.definitions.objects.is_empty();
+        let there = [self.machine_configs.lists, self.pools.lists];
+        let there = there.into_iter().filter(move |_| defined);
+        always.into_iter().chain(there)
+    }
+
     /// Whether every watch has told everything once.
     pub(crate) fn complete(&self) -> bool {
-        self.configs.complete
-            && self.kata_nodes.complete
-            && self.nodes.complete
-            && self.classes.complete
-            && self.pods_complete
-            && self.definitions.complete
-            && (!self.has_machine_configs || (self.machine_configs.complete && self.pools.complete))
+        self.lists().all(|lists| lists.complete)
+    }
+
+    /// Whether what is known may be decided about: everything is, and no list
+    /// is under way.
+    pub(crate) fn settled(&self) -> bool {
+        self.lists().all(|lists| lists.complete && !lists.running)
     }
 
     /// Whether the cluster has a Machine Config Operator.

@@ -123,7 +123,7 @@ impl Control {
             let leads = *self.leading.borrow_and_update();
             self.metrics.leads(leads);
             self.metrics.ready(self.cluster.complete());
-            wake = match leads && self.cluster.complete() {
+            wake = match leads && self.cluster.settled() {
                 true => self.decide().await,
                 false => None,
             };

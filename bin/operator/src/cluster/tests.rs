@@ -78,6 +78,36 @@ fn a_new_list_replaces_everything_at_once() {
     assert_eq!(attempt(&cluster), None);
 }
 
+/// What deafened an operator: a write between the beginning of a list and its
+/// end is in the list, and no watch tells of it any more.
+#[test]
+fn nothing_is_decided_while_a_list_is_under_way() {
+    let mut cluster = Cluster::default();
+    everything(&mut cluster);
+    assert!(cluster.settled());
+    cluster.hear(Heard::KataNode(Event::Init));
+    assert!(cluster.complete() && !cluster.settled());
+    cluster.hear(Heard::Pod(Event::Init));
+    cluster.hear(Heard::KataNode(Event::InitDone));
+    assert!(!cluster.settled(), "pods are still counted");
+    cluster.hear(Heard::Pod(Event::InitDone));
+    assert!(cluster.settled());
+}
+
+fn everything(cluster: &mut Cluster) {
+    listed(cluster, &[]);
+    cluster.hear(Heard::Config(Event::Init));
+    cluster.hear(Heard::Config(Event::InitDone));
+    cluster.hear(Heard::Node(Event::Init));
+    cluster.hear(Heard::Node(Event::InitDone));
+    cluster.hear(Heard::Class(Event::Init));
+    cluster.hear(Heard::Class(Event::InitDone));
+    cluster.hear(Heard::Pod(Event::Init));
+    cluster.hear(Heard::Pod(Event::InitDone));
+    cluster.hear(Heard::Definition(Event::Init));
+    cluster.hear(Heard::Definition(Event::InitDone));
+}
+
 #[test]
 fn only_live_pods_with_a_runtime_class_are_kept() {
     let mut cluster = Cluster::default();

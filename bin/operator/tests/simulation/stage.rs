@@ -180,8 +180,7 @@ impl Stage {
         };
         let begun = std::time::Instant::now();
         if tokio::time::timeout(HANG, wait).await.is_err() {
-            let status = self.world.state().config.clone().unwrap_or_default().status;
-            panic!("{what} never came: {status:#?}");
+            panic!("{what} never came: {}", self.world.state().told());
         }
         println!("{what}: after {:.1?}", begun.elapsed());
     }

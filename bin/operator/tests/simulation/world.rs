@@ -69,6 +69,31 @@ pub(crate) struct State {
     pub(crate) wrong: Vec<String>,
 }
 
+impl State {
+    /// Where everything stands, in a few lines: a thousand nodes are not read.
+    pub(crate) fn told(&self) -> String {
+        let status = self.config.clone().unwrap_or_default().status;
+        let status = status.unwrap_or_default();
+        let conditions = status.conditions.iter();
+        let conditions =
+            conditions.map(|own| format!("{} {}: {}", own.type_, own.status, own.message));
+        let mut on: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
+        for (name, machine) in &self.machines {
+            on.entry(machine.installed.as_deref())
+                .or_default()
+                .push(name);
+        }
+        let on = on.iter().map(|(version, names)| {
+            let some = &names[..names.len().min(8)];
+            format!("on {} nodes {version:?}: {some:?}", names.len())
+        });
+        let out = [format!("out: {:?}", self.outstanding)];
+        let counts = [format!("counts: {:?}", status.kata_nodes.counts)];
+        let all: Vec<String> = conditions.chain(counts).chain(on).chain(out).collect();
+        all.join("\n")
+    }
+}
+
 /// The machines, what their agents and kubelets write, and the judge of it all.
 #[derive(Clone)]
 pub(crate) struct World {
