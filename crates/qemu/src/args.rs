@@ -187,9 +187,12 @@ impl Machine {
             false => "memory-backend-memfd,share=on",
         };
         args.pair("-object", format!("{backend},id=ram,size={mebibytes}M"));
+        // The firmware that puts what it tells of the machine where QEMU puts nothing
+        // else (docs/design/0002-qemu-machine.md).
+        args.pair("-bios", "qboot.rom");
         // No guest of reduced hardware, as ACPI calls this machine, sets up the old
-        // timer and interrupt controller. What firmware leaves of them (SeaBIOS 1.17)
-        // raised vector 0 in it: `divide error`.
+        // timer and interrupt controller. What firmware leaves of them raised vector 0
+        // in it: `divide error`.
         args.pair(
             "-M",
             "microvm,memory-backend=ram,rtc=on,pit=off,pic=off,pcie=off,usb=off,graphics=off",

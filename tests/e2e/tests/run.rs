@@ -123,6 +123,23 @@ fn privileged_is_everything_of_the_guest_and_nothing_of_the_host() {
     );
 }
 
+/// QEMU puts the initramfs at the end of memory. Firmware that has its tables there too
+/// loses them, or not, by the initramfs's size.
+#[test]
+fn what_firmware_tells_the_guest_is_out_of_the_initramfs_way() {
+    let host = Host::new();
+    let script = "grep -c 'ACPI' /proc/iomem; grep 'ACPI' /proc/iomem";
+    let answer = host.run(&["--privileged"], script);
+    let mut lines = answer.out.lines();
+    assert_ne!(lines.next(), Some("0"), "{answer:?}");
+    for line in lines {
+        let (_, end) = line.split_once('-').unwrap();
+        let end = end.split_whitespace().next().unwrap();
+        let end = u64::from_str_radix(end, 16).unwrap();
+        assert!(end < 1 << 20, "{answer:?}");
+    }
+}
+
 #[test]
 fn a_crash_of_the_guests_kernel_is_told_with_its_last_words() {
     let host = Host::new();
