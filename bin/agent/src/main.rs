@@ -24,6 +24,7 @@ mod network;
 mod ports;
 mod process;
 mod reaper;
+mod resolver;
 mod rpc;
 mod sandbox_files;
 mod spare;
@@ -96,6 +97,7 @@ async fn dispatch(
     match tokio::time::timeout(HEADER_TIMEOUT, Header::read(&mut stream)).await {
         Ok(Ok(header)) if header.kind == Kind::Control => rpc::serve(stream, agent).await,
         Ok(Ok(header)) if header.kind == Kind::Port => ports::carry(&header, stream).await,
+        Ok(Ok(header)) if header.kind == Kind::Resolver => resolver::carry(&header, stream).await,
         Ok(Ok(header)) => streams.offer(header, stream),
         Ok(Err(error)) => init::log(&format!("agent: {}", chain(&error))),
         Err(_) => init::log("agent: a stream did not say what it is"),

@@ -4,11 +4,11 @@ mod routing;
 
 use std::net::IpAddr;
 
-use bulkhead_protocol::agent::{ConfigureSandboxRequest, Interface, InterfaceStats};
+use bulkhead_protocol::agent::{Interface, InterfaceStats, Network};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkUnspec};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 
 /// Interfaces or addresses in one request at most.
 const ITEM_LIMIT: usize = 256;
@@ -32,6 +32,8 @@ pub(crate) enum Error {
     NoInterface(String),
     #[error("`{0}` is not an address with a prefix length")]
     Address(String),
+    #[error("`{0}` is not a hardware address")]
+    Mac(String),
     #[error("more than {ITEM_LIMIT} interfaces or addresses")]
     TooMany,
     #[error("a {0} of the request is not one, or of an interface the request does not have")]
@@ -48,20 +50,20 @@ fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
     }
 }
 
-/// Configures everything in the request, loopback included.
-pub(crate) async fn configure(request: &ConfigureSandboxRequest) -> Result<(), Error> {
-    let addresses: usize = request.interfaces.iter().map(|i| i.addresses.len()).sum();
-    if request.interfaces.len().max(addresses) > ITEM_LIMIT {
+/// Configures everything a network has, loopback included.
+pub(crate) async fn configure(network: &Network) -> Result<(), Error> {
+    let addresses: usize = network.interfaces.iter().map(|i| i.addresses.len()).sum();
+    if network.interfaces.len().max(addresses) > ITEM_LIMIT {
         return Err(Error::TooMany);
     }
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
     let driver = tokio::spawn(connection);
-    let outcome = apply(&handle, request).await;
+    let outcome = apply(&handle, network).await;
     driver.abort();
     outcome
 }
 
-async fn apply(handle: &Handle, request: &ConfigureSandboxRequest) -> Result<(), Error> {
+async fn apply(handle: &Handle, network: &Network) -> Result<(), Error> {
     let links: Vec<LinkMessage> = handle
         .link()
         .get()
@@ -69,17 +71,17 @@ async fn apply(handle: &Handle, request: &ConfigureSandboxRequest) -> Result<(),
         .try_collect()
         .await
         .map_err(refused("list interfaces"))?;
-    up(handle, 1, None, None).await?;
-    for link in in_the_way(&links, &request.interfaces) {
+    change(handle, LinkUnspec::new_with_index(1)).await?;
+    for link in in_the_way(&links, &network.interfaces) {
         let away = LinkUnspec::new_with_index(link).name(AWAY.to_owned());
         let moved = handle.link().set(away.build()).execute().await;
         moved.map_err(refused("rename an interface"))?;
     }
     let mut indexes = Vec::new();
-    for interface in &request.interfaces {
+    for interface in &network.interfaces {
         indexes.push(set_up(handle, &links, interface).await?);
     }
-    routing::add(handle, &indexes, request).await
+    routing::add(handle, &indexes, network).await
 }
 
 /// Interfaces whose names others are to have: the kernel counts its own in the order
@@ -100,7 +102,14 @@ async fn set_up(handle: &Handle, links: &[LinkMessage], wanted: &Interface) -> R
         .find(|link| mac_of(link).as_deref() == Some(wanted.mac.as_str()))
         .map(|link| link.header.index)
         .ok_or_else(|| Error::NoInterface(wanted.mac.clone()))?;
-    up(handle, index, Some(&wanted.name), Some(wanted.mtu)).await?;
+    let mut wish = LinkUnspec::new_with_index(index).name(wanted.name.clone());
+    if wanted.mtu > 0 {
+        wish = wish.mtu(wanted.mtu);
+    }
+    if !wanted.new_mac.is_empty() {
+        wish = wish.address(parse_mac(&wanted.new_mac)?);
+    }
+    change(handle, wish).await?;
     for text in &wanted.addresses {
         let (address, prefix) = parse_prefix(text)?;
         let mut request = handle.address().add(index, address, prefix);
@@ -117,33 +126,29 @@ async fn set_up(handle: &Handle, links: &[LinkMessage], wanted: &Interface) -> R
     Ok(index)
 }
 
-async fn up(
-    handle: &Handle,
-    index: u32,
-    name: Option<&str>,
-    mtu: Option<u32>,
-) -> Result<(), Error> {
-    let mut change = LinkUnspec::new_with_index(index);
-    if let Some(name) = name {
-        change = change.name(name.to_owned());
-    }
-    if let Some(mtu) = mtu.filter(|mtu| *mtu > 0) {
-        change = change.mtu(mtu);
-    }
-    // A rename needs the interface down, so it comes before the `up`.
-    handle
-        .link()
-        .set(change.build())
-        .execute()
-        .await
-        .map_err(refused("change an interface"))?;
+/// Changes an interface as wished, and brings it up.
+async fn change(handle: &Handle, wish: LinkMessageBuilder<LinkUnspec>) -> Result<(), Error> {
+    let wish = wish.build();
+    let index = wish.header.index;
+    // A new name or hardware address needs the interface down, so this comes before
+    // the `up`.
+    let set = handle.link().set(wish).execute().await;
+    set.map_err(refused("change an interface"))?;
     let up = LinkUnspec::new_with_index(index).up().build();
-    handle
-        .link()
-        .set(up)
-        .execute()
-        .await
-        .map_err(refused("bring an interface up"))
+    let set = handle.link().set(up).execute().await;
+    set.map_err(refused("bring an interface up"))
+}
+
+fn parse_mac(text: &str) -> Result<Vec<u8>, Error> {
+    let is_byte = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let bytes = text.split(':').map(|text| match is_byte(text) {
+        true => u8::from_str_radix(text, 16).ok(),
+        false => None,
+    });
+    let bytes: Option<Vec<u8>> = bytes.take(7).collect();
+    bytes
+        .filter(|bytes| bytes.len() == 6)
+        .ok_or_else(|| Error::Mac(text.to_owned()))
 }
 
 fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Error> {
@@ -248,6 +253,24 @@ mod tests {
         assert!(parse_prefix("fe80::1/64").is_ok());
         for wrong in ["10.0.2.15", "10.0.2.15/33", "x/8", "fe80::1/129", "/8"] {
             assert!(parse_prefix(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hardware_addresses_have_six_bytes() {
+        assert_eq!(
+            parse_mac("02:42:0a:42:00:ff").unwrap(),
+            [2, 66, 10, 66, 0, 255]
+        );
+        for wrong in [
+            "",
+            "02",
+            "02:42:0a:42:00",
+            "02:42:0a:42:00:01:02",
+            "2:42:0a:42:00:01",
+            "+2:42:0a:42:00:01",
+        ] {
+            assert!(parse_mac(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -346,11 +346,21 @@ impl agent_ttrpc::Agent for AgentService {
             if request.pids_limit > 0 {
                 container::limit_pids(request.pids_limit).map_err(Failure::internal_from)?;
             }
-            crate::network::configure(&request)
+            crate::network::configure(&request.network)
                 .await
                 .map_err(Failure::invalid)
         };
         work.await.map(|()| Empty::new()).or_else(failed)
+    }
+
+    async fn connect_network(
+        &self,
+        _: &TtrpcContext,
+        network: agent::Network,
+    ) -> ttrpc::Result<Empty> {
+        let connected = crate::network::configure(&network).await;
+        let connected = connected.map_err(Failure::invalid);
+        connected.map(|()| Empty::new()).or_else(failed)
     }
 
     async fn create_container(

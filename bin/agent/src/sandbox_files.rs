@@ -41,10 +41,8 @@ fn shared_memory(bytes: u64) -> io::Result<()> {
 fn hosts(request: &ConfigureSandboxRequest) -> String {
     let mut text =
         String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let addresses = request
-        .interfaces
-        .iter()
-        .flat_map(|interface| &interface.addresses);
+    let interfaces = request.network.interfaces.iter();
+    let addresses = interfaces.flat_map(|interface| &interface.addresses);
     let own = addresses.filter_map(|address| address.split('/').next());
     let own: Vec<&str> = own.collect();
     // A name of its own has to resolve even without a network.
@@ -148,12 +146,11 @@ mod tests {
             ..Default::default()
         };
         assert!(hosts(&request).contains("127.0.1.1\tweb"));
-        request
-            .interfaces
-            .push(bulkhead_protocol::agent::Interface {
-                addresses: vec!["10.0.2.15/24".into()],
-                ..Default::default()
-            });
+        let interface = bulkhead_protocol::agent::Interface {
+            addresses: vec!["10.0.2.15/24".into()],
+            ..Default::default()
+        };
+        request.network.mut_or_insert_default().interfaces = vec![interface];
         assert!(hosts(&request).contains("10.0.2.15\tweb"));
     }
 }

@@ -19,7 +19,6 @@ mod console;
 mod container;
 mod create;
 mod exec;
-mod late_network;
 mod machine;
 mod place;
 mod shim;

@@ -35,6 +35,16 @@ pub(crate) const SPARE_DISKS: SpareDisks = SpareDisks {
     read_only: 2,
 };
 
+/// When the interfaces of a pod's network namespace are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Networks {
+    /// Before the pod.
+    First,
+    /// Perhaps only before its container is started: docker makes them then, from its
+    /// version 28 on.
+    Later,
+}
+
 /// A machine ready to be started, and what has to live as long.
 pub(crate) struct Machine {
     pub(crate) monitor: Monitor,
@@ -62,11 +72,12 @@ pub(crate) fn prepare(
     config: &Config,
     place: &Place,
     size: Growth,
+    networks: Networks,
 ) -> Outcome<Machine> {
     // The monitor is asked for its version while the rest is made.
     std::thread::scope(|scope| {
         let monitor = scope.spawn(|| monitor::open(&config.accelerator).map_err(failed));
-        let parts = Parts::new(spec, config, place, size);
+        let parts = Parts::new(spec, config, place, size, networks);
         let monitor = monitor
             .join()
             .unwrap_or_else(|_| Err(Failure::internal("the search for a monitor panicked")));
@@ -83,13 +94,19 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(spec: &Spec, config: &Config, place: &Place, size: Growth) -> Outcome<Self> {
+    fn new(
+        spec: &Spec,
+        config: &Config,
+        place: &Place,
+        size: Growth,
+        networks: Networks,
+    ) -> Outcome<Self> {
         let guest = guest::open(&config.kernel, config.guests.clone()).map_err(failed)?;
         // The file server closes itself in while the rest is made.
         let mut server = serve(&place.dir())?;
         let disk = writable::make_unnamed(Path::new(DISKS), config.storage_mib << 20);
         let writable = disk.map_err(failed)?;
-        let network = join(spec, place, size.size().vcpus)?;
+        let network = join(spec, place, size.size().vcpus, networks)?;
         share::ready(&mut server.helper).map_err(failed)?;
         let share = Share::of(server.helper.pid()).map_err(failed)?;
         Ok(Self {
@@ -137,10 +154,12 @@ impl Parts {
         let guest = GuestConfig {
             hostname: spec.hostname().clone().unwrap_or_default(),
             shm_bytes: bulkhead_bundle::shared_memory(spec),
-            ..network::told(
+            network: Some(network::told(
                 std::mem::take(&mut network.interfaces),
                 std::mem::take(&mut network.routing),
-            )
+            ))
+            .into(),
+            ..Default::default()
         };
         Machine {
             monitor,
@@ -168,15 +187,18 @@ fn serve(dir: &Path) -> Outcome<Server> {
 
 /// Joins the pod's network namespace. What has to be undone is written down
 /// first: this process may be killed at any moment.
-fn join(spec: &Spec, place: &Place, vcpus: u32) -> Outcome<Joined> {
+fn join(spec: &Spec, place: &Place, vcpus: u32, networks: Networks) -> Outcome<Joined> {
     let Some(path) = bulkhead_bundle::network(spec) else {
         return Ok(Joined::default());
     };
     place.note_network(&path).map_err(failed)?;
     match network::join(&path, place.key(), vcpus) {
         Ok(joined) => Ok(joined),
-        // A namespace without interfaces is a pod without a network.
-        Err(error) if network::is_empty(&error) => Ok(Joined::default()),
+        Err(error) if network::is_empty(&error) => match networks {
+            Networks::Later => network::reserve(&path, place.key(), vcpus).map_err(failed),
+            // A namespace without interfaces is a pod without a network.
+            Networks::First => Ok(Joined::default()),
+        },
         Err(error) => Err(failed(error)),
     }
 }

@@ -18,6 +18,7 @@ mod growth;
 mod life;
 mod membership;
 mod mirrors;
+mod names;
 mod ports;
 mod removal;
 mod sandbox;
@@ -30,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bulkhead_bundle::{Growth, Hook, Hooks, Kind, Told};
-use bulkhead_provision::settle;
+use bulkhead_provision::{network, settle};
 use bulkhead_sandbox::Sandbox;
 use bulkhead_share::Pod as Share;
 use bulkhead_status::Kubernetes;
@@ -47,6 +48,7 @@ use crate::failure::{Failure, Outcome};
 use crate::hooks::{self, About};
 use crate::layers::Layers;
 use crate::logger::Owner;
+use crate::machine::Networks;
 use crate::options;
 use crate::place::Place;
 use crate::process::{Exit, Process, Status};
@@ -107,6 +109,9 @@ struct State {
     /// How large the machine is and can be, once there was one.
     size: Option<Growth>,
     sysctls: HashMap<String, String>,
+    /// The network namespace that was made for its container, which the container's
+    /// manager fills: when.
+    network: Option<(PathBuf, Networks)>,
     /// The control group above the machine's, where its containers belong too.
     group: Option<PathBuf>,
     /// Where this process was before it joined the pod's control group.
@@ -151,25 +156,23 @@ struct Request {
     hooks: Hooks,
     /// What stands for it, where that is there already.
     stand_in: Option<StandIn>,
+    /// The network namespace that was made for it.
+    network: Option<PathBuf>,
 }
 
 impl Request {
     /// Runs what is to run before there is a machine. Where the spec names no network
-    /// namespace there is a new one for it, which the hooks may fill: docker's do.
-    async fn run_hooks(&mut self) -> Outcome<()> {
-        if self.hooks.create.is_empty() {
-            return Ok(());
+    /// namespace there is a new one for it, which the hooks may fill (docker's did), or
+    /// who made the container with this runtime's command line.
+    async fn run_hooks(&mut self, caller: Caller) -> Outcome<Networks> {
+        let new = bulkhead_bundle::network(&self.spec).is_none();
+        let no_hooks = self.hooks.create.is_empty();
+        let later = no_hooks && new && caller == Caller::Runtime;
+        if no_hooks && !later {
+            return Ok(Networks::First);
         }
-        let failed = |error: std::io::Error| Failure::from_error(&error);
-        let stand_in = match bulkhead_bundle::network(&self.spec) {
-            Some(_) => StandIn::new().map_err(failed)?,
-            None => {
-                let own = StandIn::with_network().map_err(failed)?;
-                let path = format!("/proc/{}/ns/net", own.pid());
-                bulkhead_bundle::set_network(&mut self.spec, path.into());
-                own
-            }
-        };
+        let stand_in = self.stand_in(new);
+        let stand_in = stand_in.map_err(|error| Failure::from_error(&error))?;
         let about = About {
             id: &self.id,
             bundle: &self.bundle,
@@ -178,7 +181,22 @@ impl Request {
         };
         hooks::run(&self.hooks.create, about).await?;
         self.stand_in = Some(stand_in);
-        Ok(())
+        match later {
+            true => Ok(Networks::Later),
+            false => Ok(Networks::First),
+        }
+    }
+
+    /// What stands for the container, in a `new` network namespace or not.
+    fn stand_in(&mut self, new: bool) -> std::io::Result<StandIn> {
+        if !new {
+            return StandIn::new();
+        }
+        let own = StandIn::with_network()?;
+        let path = PathBuf::from(format!("/proc/{}/ns/net", own.pid()));
+        bulkhead_bundle::set_network(&mut self.spec, path.clone());
+        self.network = Some(path);
+        Ok(own)
     }
 }
 
@@ -337,13 +355,15 @@ impl Pod {
             kind,
             hooks,
             stand_in: None,
+            network: None,
         };
         created.pid = match request.kind {
             Kind::Pod => self.create_pod(request, path.as_deref(), call)?,
             Kind::Member { .. } => self.create_container(request, call).await?,
             Kind::Single => {
-                request.run_hooks().await?;
-                self.begin(&request.spec, path.as_deref(), call)?;
+                let networks = request.run_hooks(self.caller).await?;
+                self.begin(&request.spec, path.as_deref(), networks, call)?;
+                self.lock().network = request.network.take().map(|path| (path, networks));
                 let made = self.create_container(request, call).await;
                 if made.is_err() {
                     self.end_machine().await;
@@ -362,7 +382,7 @@ impl Pod {
         config: Option<&str>,
         call: &Call,
     ) -> Outcome<u32> {
-        self.begin(&request.spec, config, call)?;
+        self.begin(&request.spec, config, Networks::First, call)?;
         let process = Process::new(request.paths, None);
         let container = Container::pod(request.bundle, process);
         let pid = container.pid();
@@ -446,7 +466,9 @@ impl Pod {
             (true, "") => process.run(),
             (true, _) => return Err(no_process_in_pod()),
             (false, "") => {
-                self.booted().await?.container(id).start().await?;
+                let sandbox = self.booted().await?;
+                self.connect_network(&sandbox).await?;
+                sandbox.container(id).start().await?;
                 process.run();
                 self.run_late_hooks(id, "running", |hooks| &hooks.started)
                     .await;
@@ -461,6 +483,24 @@ impl Pod {
             }));
         }
         settle::soon();
+        Ok(())
+    }
+
+    /// Joins the machine to the networks that came after it, and asks for names where
+    /// those have a name server that only their host can reach.
+    async fn connect_network(&self, sandbox: &Sandbox) -> Outcome<()> {
+        let Some((path, networks)) = self.lock().network.clone() else {
+            return Ok(());
+        };
+        if networks == Networks::Later {
+            let network = network::connect(&path, self.place.key());
+            let network = network.map_err(|error| Failure::from_error(&error))?;
+            if !network.interfaces.is_empty() {
+                sandbox.connect_network(&network).await?;
+            }
+        }
+        names::serve(sandbox, &path).await?;
+        self.lock().network = None;
         Ok(())
     }
 

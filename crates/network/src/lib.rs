@@ -14,6 +14,7 @@
 mod loopback;
 mod namespace;
 mod redirect;
+mod resolver;
 mod routing;
 
 use std::net::IpAddr;
@@ -23,6 +24,9 @@ use std::path::{Path, PathBuf};
 /// Interfaces of a namespace that are joined at most; each is a device of the
 /// machine.
 const INTERFACE_LIMIT: usize = 4;
+
+/// Interfaces that can come into a namespace after its sandbox.
+pub const SPARES: usize = 2;
 
 /// Queues of an interface at most.
 const QUEUE_LIMIT: u32 = 8;
@@ -61,6 +65,15 @@ pub enum Error {
     /// The namespace holds too many interfaces.
     #[error("the network namespace has {0} interfaces, and a sandbox can join {INTERFACE_LIMIT}")]
     TooMany(usize),
+    /// The namespace holds more interfaces than there are devices for.
+    #[error(
+        "the network namespace has got {found} interfaces, and the sandbox was given devices for \
+         {SPARES}: connect it to fewer networks"
+    )]
+    TooManyLate {
+        /// How many it has.
+        found: usize,
+    },
     /// The namespace holds too many routes, rules or neighbours.
     #[error("the network namespace has more than {limit} {what}, the most a sandbox can have")]
     TooManyEntries {
@@ -99,6 +112,7 @@ pub enum Error {
 }
 
 pub use loopback::Loopback;
+pub use resolver::{RESOLVER, resolver};
 
 /// An interface the guest gets.
 #[derive(Debug)]
@@ -111,7 +125,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Addresses and the length of their prefixes.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// The frames, each behind a `virtio_net_hdr`; a descriptor for each queue.
+    /// The frames, each behind a `virtio_net_hdr`; a descriptor for each queue. None
+    /// where they were handed out before.
     pub tap: Vec<OwnedFd>,
 }
 
@@ -196,6 +211,66 @@ pub fn join(path: &Path, owner: &str, queues: u32) -> Result<Joined, Error> {
             path: path.to_owned(),
             owner: owner.to_owned(),
         },
+    })
+}
+
+/// Devices for interfaces that will come into the namespace at `path`.
+#[derive(Debug)]
+pub struct Reserved {
+    /// [`SPARES`] tap devices, in their order: a descriptor for each queue.
+    pub taps: Vec<Vec<OwnedFd>>,
+    /// Ends the redirection of what will be connected.
+    pub guard: Guard,
+}
+
+/// Makes tap devices for a namespace that has no interface yet, for a sandbox whose id
+/// is `owner` and whose devices can have `queues` queues.
+///
+/// # Errors
+///
+/// [`Error`]; the namespace is then as it was.
+pub fn reserve(path: &Path, owner: &str, queues: u32) -> Result<Reserved, Error> {
+    namespace::refuse_own(path)?;
+    let tap = redirect::tap_prefix(owner);
+    let queues = queues.clamp(1, QUEUE_LIMIT);
+    let taps = namespace::inside(path, async move |_| {
+        let all = 0..SPARES;
+        let taps = all.map(|n| bulkhead_sys::tap::create(&format!("{tap}{n}"), queues));
+        taps.collect::<Result<_, _>>().map_err(Error::Tap)
+    })?;
+    Ok(Reserved {
+        taps,
+        guard: Guard {
+            path: path.to_owned(),
+            owner: owner.to_owned(),
+        },
+    })
+}
+
+/// Joins the interfaces that have come into a namespace to the devices reserved there:
+/// the first to the first.
+///
+/// # Errors
+///
+/// [`Error`]; the namespace is then as it was.
+pub fn connect(path: &Path, owner: &str) -> Result<(Vec<Interface>, Routing), Error> {
+    let tap = redirect::tap_prefix(owner);
+    namespace::inside(path, async move |handle| {
+        let links = redirect::links(&handle).await?;
+        if links.len() > SPARES {
+            return Err(Error::TooManyLate { found: links.len() });
+        }
+        let indexes: Vec<u32> = links.iter().map(|link| link.index).collect();
+        let routing = routing::read(&handle, routing::Places(&indexes)).await?;
+        for (number, link) in links.iter().enumerate() {
+            redirect::refuse_in_use(&handle, link).await?;
+            let connected = redirect::connect(&handle, link, &format!("{tap}{number}")).await;
+            if let Err(error) = connected {
+                redirect::release(&handle).await?;
+                return Err(error);
+            }
+        }
+        Ok((links.into_iter().map(Interface::from).collect(), routing))
     })
 }
 

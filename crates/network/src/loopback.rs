@@ -10,8 +10,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::thread::LinkNameSpaceType;
-
 use crate::Error;
 use crate::namespace;
 
@@ -32,16 +30,7 @@ impl Loopback {
     /// [`Error::Enter`], [`Error::Loopback`] on kernels before 5.17.
     pub fn take(path: &Path) -> Result<Self, Error> {
         let namespace = namespace::open(path)?;
-        let listener = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let kind = Some(LinkNameSpaceType::Network);
-                rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)?;
-                listen()
-            });
-            let panicked = |_| Err(io::Error::other("the work there panicked"));
-            thread.join().unwrap_or_else(panicked)
-        })
-        .map_err(Error::Loopback)?;
+        let listener = namespace::on_thread(&namespace, listen).map_err(Error::Loopback)?;
         let link = bulkhead_sys::bpf::take_loopback(listener.as_fd(), namespace.as_fd())
             .map_err(Error::Loopback)?;
         Ok(Self { listener, link })

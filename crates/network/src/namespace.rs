@@ -39,6 +39,22 @@ where
     })
 }
 
+/// Runs `work` in a namespace, on a thread of its own like [`inside`].
+pub(crate) fn on_thread<T: Send>(
+    namespace: &OwnedFd,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let kind = Some(LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)?;
+            work()
+        });
+        let panicked = |_| Err(io::Error::other("the work there panicked"));
+        thread.join().unwrap_or_else(panicked)
+    })
+}
+
 /// Opens the namespace at `path`.
 pub(crate) fn open(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;

@@ -44,6 +44,18 @@ pub(crate) struct Link {
     addresses: Vec<(IpAddr, u8)>,
 }
 
+impl From<Link> for Interface {
+    fn from(link: Link) -> Self {
+        Self {
+            name: link.name,
+            mac: link.mac,
+            mtu: link.mtu,
+            addresses: link.addresses,
+            tap: Vec::new(),
+        }
+    }
+}
+
 pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
     let what = what.into();
     move |source| Error::Refused {
@@ -144,19 +156,18 @@ pub(crate) async fn redirect(
     queues: u32,
 ) -> Result<Interface, Error> {
     let tap = bulkhead_sys::tap::create(tap_name, queues).map_err(Error::Tap)?;
+    connect(handle, &link, tap_name).await?;
+    Ok(Interface { tap, ..link.into() })
+}
+
+/// Turns the frames of an interface and of a tap device to each other.
+pub(crate) async fn connect(handle: &Handle, link: &Link, tap_name: &str) -> Result<(), Error> {
     let index = index_of(handle, tap_name).await?;
     let change = LinkUnspec::new_with_index(index).mtu(link.mtu).up().build();
     let set = handle.link().set(change).execute().await;
     set.map_err(refused("bring the tap device up"))?;
     turn(handle, link.index, index).await?;
-    turn(handle, index, link.index).await?;
-    Ok(Interface {
-        name: link.name,
-        mac: link.mac,
-        mtu: link.mtu,
-        addresses: link.addresses,
-        tap,
-    })
+    turn(handle, index, link.index).await
 }
 
 async fn index_of(handle: &Handle, name: &str) -> Result<u32, Error> {

@@ -15,6 +15,7 @@
 //!
 //! The guest is not trusted: the host bounds every length it reads here.
 
+pub mod datagram;
 pub mod mux;
 pub mod name;
 pub mod stream;
@@ -45,7 +46,7 @@ pub mod agent_ttrpc {
 
 /// Version of the protocol. Another major number is refused by both sides;
 /// a higher minor number only adds.
-pub const VERSION: (u32, u32) = (3, 0);
+pub const VERSION: (u32, u32) = (4, 0);
 
 /// The agent takes memory in blocks of this size, bytes, at its multiples: a section
 /// of x86's sparse memory (`SECTION_SIZE_BITS`).

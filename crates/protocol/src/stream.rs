@@ -2,6 +2,8 @@
 //!
 //! `kind (1) | length of container (1) | container | length of exec (1) | exec`
 
+use std::net::Ipv4Addr;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::name::{self, NAME_LIMIT};
@@ -22,6 +24,11 @@ pub enum Kind {
     /// whose number stands in the place of the container. The guest first
     /// answers one byte, [`CONNECTED`] or [`REFUSED`].
     Port = 5,
+    /// Both ways: what is asked of a name server at an address of the guest's loopback
+    /// interface, which stands in the place of the container, and the answers, each a
+    /// [`Datagram`](crate::datagram::Datagram). The guest first answers one byte, like
+    /// on [`Port`](Self::Port).
+    Resolver = 6,
 }
 
 /// Somebody listens on the port, and what follows are its bytes.
@@ -38,6 +45,7 @@ impl Kind {
             Self::Stdout,
             Self::Stderr,
             Self::Port,
+            Self::Resolver,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -95,6 +103,22 @@ impl Header {
     pub fn port_number(&self) -> Option<u16> {
         let text = (self.kind == Kind::Port).then_some(&self.container)?;
         text.parse().ok()
+    }
+
+    /// Header of what is asked of a name server.
+    pub fn resolver(address: Ipv4Addr) -> Self {
+        Self {
+            kind: Kind::Resolver,
+            container: address.to_string(),
+            exec: String::new(),
+        }
+    }
+
+    /// Where a name server is to be; none for any other kind, and for an address that
+    /// is not the loopback interface's.
+    pub fn resolver_address(&self) -> Option<Ipv4Addr> {
+        let text = (self.kind == Kind::Resolver).then_some(&self.container)?;
+        text.parse().ok().filter(Ipv4Addr::is_loopback)
     }
 
     /// Wire form.
@@ -178,6 +202,18 @@ mod tests {
         other.container = "65536".to_owned();
         assert_eq!(other.port_number(), None);
         assert_eq!(Header::control().port_number(), None);
+    }
+
+    #[test]
+    fn a_name_server_is_on_the_loopback_interface() {
+        let docker = Ipv4Addr::new(127, 0, 0, 11);
+        let (read, _) = read_now(&Header::resolver(docker).encode()).unwrap();
+        assert_eq!(read.resolver_address(), Some(docker));
+        assert_eq!(
+            Header::resolver(Ipv4Addr::UNSPECIFIED).resolver_address(),
+            None
+        );
+        assert_eq!(Header::port(53).resolver_address(), None);
     }
 
     fn read_now(bytes: &[u8]) -> Result<(Header, usize), HeaderError> {

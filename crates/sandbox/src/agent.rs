@@ -1,9 +1,10 @@
 //! Containers and their processes, through the agent.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bulkhead_protocol::agent::{
-    Archive, ContainerRequest, CreateContainerRequest, Device, ExecRequest, MemoryVolume,
+    Archive, ContainerRequest, CreateContainerRequest, Device, ExecRequest, MemoryVolume, Network,
     ProcessRequest, ResizeTerminalRequest, Resources, SignalRequest, StatsResponse, Stdio,
     UpdateRequest, Volume, VolumeRequest,
 };
@@ -244,6 +245,15 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Gives the guest further interfaces, on devices it has had and not used.
+    ///
+    /// # Errors
+    /// [`AgentError`]; some of it may have been done then.
+    pub async fn connect_network(&self, network: &Network) -> Result<(), AgentError> {
+        self.agent.connect_network(context(), network).await?;
+        Ok(())
+    }
+
     /// Has the guest take of what the machine has to spare, until so many processors
     /// run and it has so many bytes of memory beside those of its start; what it has
     /// then, which may be less.
@@ -266,9 +276,23 @@ impl Sandbox {
     /// # Errors
     /// [`AgentError::Gone`].
     pub async fn connect(&self, port: u16) -> Result<Option<Stream>, AgentError> {
+        self.open(&Header::port(port)).await
+    }
+
+    /// Takes the place of a name server at an address of the guest's loopback
+    /// interface: the stream carries [`Datagram`](bulkhead_protocol::datagram::Datagram)s.
+    /// `None`: the guest has one there itself.
+    ///
+    /// # Errors
+    /// [`AgentError::Gone`].
+    pub async fn resolve(&self, address: Ipv4Addr) -> Result<Option<Stream>, AgentError> {
+        self.open(&Header::resolver(address)).await
+    }
+
+    /// Opens a stream the guest answers whether it takes.
+    async fn open(&self, header: &Header) -> Result<Option<Stream>, AgentError> {
         let gone = |error: &dyn std::error::Error| AgentError::Gone(error.to_string());
         let mut stream = self.opener.open().await.map_err(|e| gone(&e))?;
-        let header = Header::port(port);
         header.write(&mut stream).await.map_err(|e| gone(&e))?;
         let answer = stream.read_u8().await.map_err(|e| gone(&e))?;
         Ok((answer == CONNECTED).then_some(stream))

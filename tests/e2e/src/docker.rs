@@ -87,32 +87,24 @@ impl Docker {
         Answer::of(&mut self.command(args))
     }
 
-    /// How a container has a network here: Docker's own, if that is there before its
-    /// machine; it is not from Docker 28 on.
-    #[must_use]
-    pub fn network(&self) -> &'static [&'static str] {
-        let version = self
-            .docker(&["version", "--format", "{{.Server.Version}}"])
-            .out;
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok());
-        let late = major.is_some_and(|major: u32| major >= 28);
-        match late && in_machine() {
-            true => &["--network", "none"],
-            false => &[],
-        }
-    }
-
     /// `docker run` with the runtime under test, further options and a command.
     #[must_use]
     pub fn run(&self, options: &[&str], command: &[&str]) -> Answer {
+        self.make("run", options, command)
+    }
+
+    /// `docker create` in the same way.
+    #[must_use]
+    pub fn create(&self, options: &[&str], command: &[&str]) -> Answer {
+        self.make("create", options, command)
+    }
+
+    fn make(&self, verb: &str, options: &[&str], command: &[&str]) -> Answer {
         let runtime = match in_machine() {
             true => "kata".to_owned(),
             false => handler(),
         };
-        let first = ["run", "--runtime", &runtime];
+        let first = [verb, "--runtime", &runtime];
         self.docker(&[&first, options, &[DOCKER_IMAGE], command].concat())
     }
 

@@ -97,6 +97,12 @@ impl Bundle {
         }
     }
 
+    /// The network namespace of its container, for nsenter(1).
+    fn namespace(&self) -> String {
+        let pid = std::fs::read_to_string(self.path().join("pid")).unwrap();
+        format!("--net=/proc/{pid}/ns/net")
+    }
+
     fn status(&self, id: &str) -> String {
         let answer = self.bulkhead(&["state", id]);
         let state: Value = serde_json::from_str(&answer.out).unwrap_or_default();
@@ -343,21 +349,76 @@ fn a_dev_that_is_only_read_has_what_belongs_there() {
 
 /// As docker has it from 28 on.
 #[test]
-fn a_network_that_comes_after_the_machine_is_refused_aloud() {
+fn networks_that_come_after_the_machine_are_joined_at_its_start() {
+    let script = "ip -o addr; ip -o link; ip route; echo all; exec sleep 1000";
+    let bundle = Bundle::new(script);
+    let id = bundle.prefix.as_str();
+    assert_eq!(bundle.create(id).code, 0);
+    let inside = bundle.namespace();
+    cable(
+        &inside,
+        "given",
+        "address 02:11:22:33:44:55 mtu 1400",
+        "10.9.8.7/24",
+    );
+    cable(&inside, "second", "", "fd00:9::7/64");
+    tool(
+        "nsenter",
+        &[
+            &inside,
+            "ip",
+            "route",
+            "add",
+            "10.77.0.0/16",
+            "via",
+            "10.9.8.1",
+        ],
+    );
+    assert_eq!(bundle.bulkhead(&["start", id]).code, 0);
+    let log = || std::fs::read_to_string(bundle.path().join("log")).unwrap();
+    soon("it has looked at its networks", || log().contains("all\n"));
+    for fact in [
+        "given    inet 10.9.8.7/24",
+        "second    inet6 fd00:9::7/64",
+        "link/ether 02:11:22:33:44:55",
+        "mtu 1400",
+        "10.77.0.0/16 via 10.9.8.1 dev given",
+    ] {
+        assert!(log().contains(fact), "{fact}: {}", log());
+    }
+    assert_eq!(bundle.bulkhead(&["kill", id, "KILL"]).code, 0);
+    bundle.ends(id);
+    assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);
+    bundle.leaves_nothing();
+}
+
+#[test]
+fn more_networks_than_a_machine_has_places_for_are_refused_aloud() {
     let bundle = Bundle::new("sleep 1000");
     let id = bundle.prefix.as_str();
     assert_eq!(bundle.create(id).code, 0);
-    let pid = std::fs::read_to_string(bundle.path().join("pid")).unwrap();
-    let namespace = format!("--net=/proc/{pid}/ns/net");
-    let give = "ip link set lo up && ip link add given type veth peer name other && \
-                ip link set other up && ip link set given up && \
-                ip addr add 10.9.8.7/24 dev given";
-    tool("nsenter", &[&namespace, "sh", "-c", give]);
+    for (name, address) in [
+        ("one", "10.9.1.7/24"),
+        ("two", "10.9.2.7/24"),
+        ("three", "10.9.3.7/24"),
+    ] {
+        cable(&bundle.namespace(), name, "", address);
+    }
     let refused = bundle.bulkhead(&["start", id]);
     assert_eq!(refused.code, 125, "{refused:?}");
-    assert!(refused.err.contains("after its machine"), "{refused:?}");
+    assert!(refused.err.contains("3 interfaces"), "{refused:?}");
     assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);
     bundle.leaves_nothing();
+}
+
+/// Gives a network namespace an interface with an address, and what is at its other end.
+fn cable(namespace: &str, name: &str, options: &str, address: &str) {
+    let give = format!(
+        "ip link set lo up && ip link add name {name} {options} type veth peer name {name}-end && \
+         ip link set {name}-end up && ip link set {name} up && \
+         ip addr add {address} dev {name}"
+    );
+    tool("nsenter", &[namespace, "sh", "-c", &give]);
 }
 
 /// A hook that keeps what it is told, and another that gives the container a network

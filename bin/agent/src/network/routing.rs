@@ -1,6 +1,6 @@
 //! Routes, rules and neighbours, as the host's kernel said them. rtnetlink(7).
 
-use bulkhead_protocol::agent::ConfigureSandboxRequest;
+use bulkhead_protocol::agent::Network;
 use futures::StreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{
@@ -16,13 +16,9 @@ use super::{Error, refused};
 /// Entries of one kind at most.
 pub(super) const LIMIT: usize = 1024;
 
-/// Adds what the request has; `indexes` are those of its interfaces.
-pub(super) async fn add(
-    handle: &Handle,
-    indexes: &[u32],
-    request: &ConfigureSandboxRequest,
-) -> Result<(), Error> {
-    let lists = [&request.routes, &request.rules, &request.neighbours];
+/// Adds what a network has; `indexes` are those of its interfaces.
+pub(super) async fn add(handle: &Handle, indexes: &[u32], network: &Network) -> Result<(), Error> {
+    let lists = [&network.routes, &network.rules, &network.neighbours];
     if lists.iter().any(|list| list.len() > LIMIT) {
         return Err(Error::TooManyEntries);
     }
@@ -30,17 +26,17 @@ pub(super) async fn add(
         let place = usize::try_from(place).ok()?.checked_sub(1)?;
         indexes.get(place).copied()
     };
-    for bytes in &request.routes {
+    for bytes in &network.routes {
         let route = route(bytes, index).ok_or(Error::Entry("route"))?;
         let what = format!("add the route to `{}`", destination(&route));
         send(handle, RouteNetlinkMessage::NewRoute(route), what).await?;
     }
-    for (number, bytes) in (1..).zip(&request.rules) {
+    for (number, bytes) in (1..).zip(&network.rules) {
         let rule = RuleMessage::parse(bytes.as_slice()).map_err(|_| Error::Entry("rule"))?;
         let what = format!("add the {number}. routing rule of the namespace's own");
         send(handle, RouteNetlinkMessage::NewRule(rule), what).await?;
     }
-    for (number, bytes) in (1..).zip(&request.neighbours) {
+    for (number, bytes) in (1..).zip(&network.neighbours) {
         let neighbour = neighbour(bytes, index).ok_or(Error::Entry("neighbour"))?;
         let message = RouteNetlinkMessage::NewNeighbour(neighbour);
         let what = format!("add the {number}. permanent neighbour");

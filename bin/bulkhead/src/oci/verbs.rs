@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::bundle::read_json;
-use super::late_network;
 use super::place::{self, Record};
 use super::shim::{self, FIRST, Shim};
 use super::{Error, Place, runtime};
@@ -44,7 +43,6 @@ fn done(done: Result<(), Error>) -> Result<ExitCode, Error> {
 
 /// `start`.
 pub(crate) fn start(id: &str) -> Result<ExitCode, Error> {
-    late_network::refuse(&Place::find(id)?)?;
     done(ask(id, async |shim| shim.begin(FIRST).await))
 }
 

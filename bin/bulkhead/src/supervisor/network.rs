@@ -75,7 +75,8 @@ fn namespace(record: &Record, path: &Path) -> Result<Plan, String> {
         devices: joined.devices,
         guest: GuestConfig {
             dns_servers: record.dns.clone(),
-            ..network::told(joined.interfaces, joined.routing)
+            network: Some(network::told(joined.interfaces, joined.routing)).into(),
+            ..Default::default()
         },
         helper: None,
         guard: joined.guard,
@@ -132,7 +133,8 @@ fn passt(record: &Record) -> Result<Plan, String> {
         }],
         guest: GuestConfig {
             dns_servers: servers,
-            ..network::told(vec![interface], routing)
+            network: Some(network::told(vec![interface], routing)).into(),
+            ..Default::default()
         },
         helper: Some(Helper::new("the network's `passt`".to_owned(), child)),
         guard: None,

@@ -15,7 +15,7 @@ use super::{Pod, control, membership, ports, status};
 use crate::failure::{Failure, Outcome};
 use crate::layers::Layers;
 use crate::logging;
-use crate::machine::{self, Machine};
+use crate::machine::{self, Machine, Networks};
 use crate::process::Exit;
 use crate::trace::{BOOT, Call, Tracer};
 
@@ -45,6 +45,7 @@ impl Pod {
         self: &Arc<Self>,
         spec: &Spec,
         config: Option<&str>,
+        networks: Networks,
         call: &Call,
     ) -> Outcome<()> {
         if self.lock().size.is_some() {
@@ -63,7 +64,7 @@ impl Pod {
         let spare = bulkhead_bundle::spare(spec, &config, size, limits.memory.is_some());
         let size = Growth::new(size, spare, &config);
         let (debug, trace, layers) = (config.debug, config.trace, Layers::of(&config));
-        let mut machine = machine::prepare(spec, &config, &self.place, size)?;
+        let mut machine = machine::prepare(spec, &config, &self.place, size, networks)?;
         machine.config.guest.pids_limit = limits.pids.unwrap_or(0);
         if let Some(reason) = machine.monitor.emulated() {
             tracing::warn!(

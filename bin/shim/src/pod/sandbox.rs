@@ -11,6 +11,7 @@ use oci_spec::runtime::Spec;
 
 use super::{Container, Pod};
 use crate::failure::{Failure, Outcome};
+use crate::machine::Networks;
 use crate::options;
 use crate::process::{Process, Status};
 use crate::stdio::Paths;
@@ -52,7 +53,7 @@ impl Pod {
         let options = request.options.as_ref();
         let path = options.and_then(|any| options::path_in_options(&any.type_url, &any.value));
         self.lock().by_sandbox_api = true;
-        self.begin(&spec, path.as_deref(), call)?;
+        self.begin(&spec, path.as_deref(), Networks::First, call)?;
         let process = Process::new(Paths::default(), None);
         let container = Container::pod(PathBuf::from(request.bundle_path), process);
         self.lock().containers.insert(id, container);
