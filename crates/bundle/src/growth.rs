@@ -40,6 +40,11 @@ impl Growth {
         add(self.start, self.taken)
     }
 
+    /// What the host needs to run it, bytes beside its memory.
+    pub fn beside(&self) -> u64 {
+        self.beside
+    }
+
     /// What it can be given.
     pub fn spare(&self) -> Size {
         self.spare

@@ -208,6 +208,10 @@ fn alerts_come_when_they_should_and_not_before() {
             &format!("{gib}x120"),
         ),
         series(
+            &format!("bulkhead_pod_overhead_bytes{own}"),
+            &format!("{}x120", 128 << 20),
+        ),
+        series(
             &format!("bulkhead_pod_monitor_resident_bytes{own}"),
             &format!("{}x120", gib + (448 << 20)),
         ),

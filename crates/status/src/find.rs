@@ -239,6 +239,7 @@ mod tests {
                 started: 1,
                 vcpus: 1,
                 memory: 1,
+                overhead: 0,
                 logs: None,
                 shim_pid: 1,
                 monitor_pid: None,

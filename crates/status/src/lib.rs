@@ -58,6 +58,9 @@ pub struct Pod {
     pub vcpus: u32,
     /// Memory of its machine, bytes.
     pub memory: u64,
+    /// What the host was told to need beside it, bytes; 0: nobody said.
+    #[serde(default)]
+    pub overhead: u64,
     /// Where the output of its containers is kept; none: nobody said.
     #[serde(default)]
     pub logs: Option<PathBuf>,
@@ -255,6 +258,7 @@ mod tests {
             started: 1,
             vcpus: 1,
             memory: 1 << 29,
+            overhead: 0,
             logs: None,
             shim_pid: 7,
             monitor_pid: Some(8),

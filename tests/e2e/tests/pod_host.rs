@@ -147,6 +147,7 @@ async fn pods_say_how_they_are() {
         assert_eq!(text.lines().filter(own).count(), 1, "{start} in {text}");
     };
     has("bulkhead_pod_memory_bytes{");
+    has("bulkhead_pod_overhead_bytes{");
     has("bulkhead_pod_monitor_resident_bytes{");
     has("bulkhead_container_memory_bytes{");
     assert!(get(&address, "/etc/passwd").starts_with("HTTP/1.1 404"));

@@ -81,6 +81,7 @@ impl Pod {
             started: self.started,
             vcpus: state.size.map_or(0, |own| own.size().vcpus),
             memory: state.size.map_or(0, |own| own.size().memory),
+            overhead: state.size.map_or(0, |own| own.beside()),
             logs: state.logs.clone(),
             shim_pid: std::process::id(),
             monitor_pid: None,

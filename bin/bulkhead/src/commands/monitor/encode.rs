@@ -46,6 +46,7 @@ struct Families {
     pods: Family<OfState, Gauge>,
     vcpus: Family<OfPod, Gauge>,
     memory: Family<OfPod, Gauge>,
+    overhead: Family<OfPod, Gauge>,
     resident: Family<OfPod, Gauge>,
     shim_resident: Family<OfPod, Gauge>,
     phases: Family<OfPhase, Float>,
@@ -82,6 +83,7 @@ impl Families {
         let own = labels(pod);
         self.vcpus.get_or_create(&own).set(pod.vcpus.into());
         self.memory.get_or_create(&own).set(number(pod.memory));
+        self.overhead.get_or_create(&own).set(number(pod.overhead));
         let resident = pod.monitor_pid.and_then(resident);
         if let Some(bytes) = resident {
             self.resident.get_or_create(&own).set(number(bytes));
@@ -128,6 +130,12 @@ impl Families {
         all.register("pod_vcpus", "vCPUs of the machine", self.vcpus);
         let bytes = || Unit::Bytes;
         all.register_with_unit("pod_memory", "Memory of the machine", bytes(), self.memory);
+        all.register_with_unit(
+            "pod_overhead",
+            "Memory the host was told to need beside the machine's",
+            bytes(),
+            self.overhead,
+        );
         all.register_with_unit(
             "pod_monitor_resident",
             "Resident memory of the monitor, the guest's included",
@@ -231,6 +239,7 @@ mod tests {
             started: 0,
             vcpus: 2,
             memory: 1 << 29,
+            overhead: 1 << 26,
             shim_pid: std::process::id(),
             monitor_pid: Some(std::process::id()),
             phases: vec![("kernel".to_owned(), 0.25)],
