@@ -3,6 +3,7 @@
 mod routing;
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use bulkhead_protocol::agent::{Interface, InterfaceStats, Network};
 use futures::TryStreamExt;
@@ -12,6 +13,10 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 
 /// Interfaces or addresses in one request at most.
 const ITEM_LIMIT: usize = 256;
+
+/// Interfaces, and what takes their devices away from them. sysfs(5).
+const INTERFACES: &str = "/sys/class/net";
+const UNBIND: &str = "/sys/bus/virtio/drivers/virtio_net/unbind";
 
 /// What an interface is called until it gets its name; the kernel puts a free number
 /// there.
@@ -32,6 +37,12 @@ pub(crate) enum Error {
     NoInterface(String),
     #[error("`{0}` is not an address with a prefix length")]
     Address(String),
+    #[error("the device of the interface `{name}` could not be given back")]
+    Device {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("`{0}` is not a hardware address")]
     Mac(String),
     #[error("more than {ITEM_LIMIT} interfaces or addresses")]
@@ -53,7 +64,8 @@ fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
 /// Configures everything a network has, loopback included.
 pub(crate) async fn configure(network: &Network) -> Result<(), Error> {
     let addresses: usize = network.interfaces.iter().map(|i| i.addresses.len()).sum();
-    if network.interfaces.len().max(addresses) > ITEM_LIMIT {
+    let items = network.interfaces.len().max(network.unused.len());
+    if items.max(addresses) > ITEM_LIMIT {
         return Err(Error::TooMany);
     }
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
@@ -64,13 +76,8 @@ pub(crate) async fn configure(network: &Network) -> Result<(), Error> {
 }
 
 async fn apply(handle: &Handle, network: &Network) -> Result<(), Error> {
-    let links: Vec<LinkMessage> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(refused("list interfaces"))?;
+    forget(&list(handle).await?, &network.unused)?;
+    let links = list(handle).await?;
     change(handle, LinkUnspec::new_with_index(1)).await?;
     for link in in_the_way(&links, &network.interfaces) {
         let away = LinkUnspec::new_with_index(link).name(AWAY.to_owned());
@@ -82,6 +89,28 @@ async fn apply(handle: &Handle, network: &Network) -> Result<(), Error> {
         indexes.push(set_up(handle, &links, interface).await?);
     }
     routing::add(handle, &indexes, network).await
+}
+
+async fn list(handle: &Handle) -> Result<Vec<LinkMessage>, Error> {
+    let links = handle.link().get().execute().try_collect().await;
+    links.map_err(refused("list interfaces"))
+}
+
+/// Takes devices from their driver: there are no interfaces of them any more.
+fn forget(links: &[LinkMessage], unused: &[String]) -> Result<(), Error> {
+    let is_unused = |link: &&LinkMessage| mac_of(link).is_some_and(|mac| unused.contains(&mac));
+    for name in links.iter().filter(is_unused).filter_map(name_of) {
+        let device = std::fs::read_link(Path::new(INTERFACES).join(name).join("device"));
+        let unbound = device.and_then(|device| {
+            let device = device.file_name().unwrap_or_default().as_encoded_bytes();
+            std::fs::write(UNBIND, device)
+        });
+        unbound.map_err(|source| Error::Device {
+            name: name.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Interfaces whose names others are to have: the kernel counts its own in the order

@@ -495,9 +495,7 @@ impl Pod {
         if networks == Networks::Later {
             let network = network::connect(&path, self.place.key());
             let network = network.map_err(|error| Failure::from_error(&error))?;
-            if !network.interfaces.is_empty() {
-                sandbox.connect_network(&network).await?;
-            }
+            sandbox.connect_network(&network).await?;
         }
         names::serve(sandbox, &path).await?;
         self.lock().network = None;

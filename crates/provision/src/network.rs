@@ -88,7 +88,7 @@ pub fn reserve(path: &Path, owner: &str, vcpus: u32) -> Result<Joined, Error> {
 }
 
 /// Joins the interfaces that have come since to these devices; what the agent is to be
-/// told of them.
+/// told of them, and of the devices nobody came for.
 ///
 /// # Errors
 /// [`Error::Network`]; the namespace is as it was then.
@@ -103,7 +103,12 @@ pub fn connect(path: &Path, owner: &str) -> Result<Network, Error> {
         addresses: texts(&own.addresses),
         ..Default::default()
     };
-    Ok(told(interfaces.map(interface).collect(), routing))
+    let interfaces: Vec<_> = interfaces.map(interface).collect();
+    let unused = interfaces.len()..bulkhead_network::SPARES;
+    Ok(Network {
+        unused: unused.map(|number| mac_text(spare_mac(number))).collect(),
+        ..told(interfaces, routing)
+    })
 }
 
 /// What the agent is told of a network.
