@@ -24,6 +24,8 @@ const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
 pub(crate) enum Error {
     #[error("the disk `{0}` did not appear in the guest")]
     Missing(String),
+    #[error("the disk `{0}` did not grow in the guest")]
+    Size(String),
     #[error("the kernel's device events could not be read")]
     Events(#[source] io::Error),
     #[error("the disk `{0}` is no virtio device")]
@@ -71,6 +73,31 @@ fn named(serial: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// Bytes of the disk with this serial, when they are so many at least.
+pub(crate) async fn grown(serial: &str, bytes: u64) -> Result<u64, Error> {
+    let events = DeviceEvents::watch().map_err(Error::Events)?;
+    let wait = async {
+        loop {
+            let now = size(serial)?;
+            if now >= bytes {
+                return Ok(now);
+            }
+            events.next().await.map_err(Error::Events)?;
+        }
+    };
+    let outcome = tokio::time::timeout(ARRIVAL_TIMEOUT, wait).await;
+    outcome.unwrap_or_else(|_| Err(Error::Size(serial.to_owned())))
+}
+
+/// Documentation/ABI/stable/sysfs-block, `size`.
+fn size(serial: &str) -> Result<u64, Error> {
+    let missing = || Error::Missing(serial.to_owned());
+    let name = named(serial).ok_or_else(missing)?;
+    let text = std::fs::read_to_string(Path::new(DISKS).join(name).join("size"));
+    let sectors = text.ok().and_then(|text| text.trim().parse::<u64>().ok());
+    sectors.map(|sectors| sectors * 512).ok_or_else(missing)
 }
 
 /// The numbers of a disk, which has to be there.

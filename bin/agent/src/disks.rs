@@ -131,16 +131,9 @@ impl Assembled {
     }
 
     async fn mount_disk(&mut self, disk: &Disk, target: &Path) -> Result<(), Error> {
-        if !FILESYSTEMS.contains(&disk.filesystem.as_str()) {
-            return Err(Error::Filesystem(disk.filesystem.clone()));
-        }
-        let device = find(disk.at.get_or_default()).await?;
-        let flags = if disk.read_only {
-            MountFlags::RDONLY
-        } else {
-            MountFlags::NOATIME
-        };
-        self.mount(&device, target, &disk.filesystem, flags, "")
+        mount_file_system(disk, target).await?;
+        self.mounts.push(target.to_owned());
+        Ok(())
     }
 
     /// Mounts the share that holds the one layer.
@@ -236,13 +229,7 @@ impl Assembled {
         flags: MountFlags,
         data: &str,
     ) -> Result<(), Error> {
-        let options = CString::new(data).expect("mount options are made of numbers and words");
-        rustix::mount::mount(source, target, kind, flags, Some(options.as_c_str())).map_err(
-            |error| Error::Mount {
-                what: format!("{kind} {source}"),
-                source: error,
-            },
-        )?;
+        mount(source, target, kind, flags, data)?;
         self.mounts.push(target.to_owned());
         Ok(())
     }
@@ -273,6 +260,35 @@ impl Assembled {
         }
         let _ = std::fs::remove_dir(&self.dir);
     }
+}
+
+/// Mounts the file system of a disk.
+pub(crate) async fn mount_file_system(disk: &Disk, target: &Path) -> Result<(), Error> {
+    if !FILESYSTEMS.contains(&disk.filesystem.as_str()) {
+        return Err(Error::Filesystem(disk.filesystem.clone()));
+    }
+    let device = find(disk.at.get_or_default()).await?;
+    let flags = if disk.read_only {
+        MountFlags::RDONLY
+    } else {
+        MountFlags::NOATIME
+    };
+    mount(&device, target, &disk.filesystem, flags, "")
+}
+
+fn mount(
+    source: &str,
+    target: &Path,
+    kind: &str,
+    flags: MountFlags,
+    data: &str,
+) -> Result<(), Error> {
+    let options = CString::new(data).expect("mount options are made of numbers and words");
+    let mounted = rustix::mount::mount(source, target, kind, flags, Some(options.as_c_str()));
+    mounted.map_err(|error| Error::Mount {
+        what: format!("{kind} {source}"),
+        source: error,
+    })
 }
 
 /// Is there a writable layer above others, or is the share the root itself?
@@ -322,7 +338,7 @@ fn like(other: &Path, path: &Path) -> Result<(), Error> {
     })
 }
 
-fn make_dir(path: &Path) -> Result<(), Error> {
+pub(crate) fn make_dir(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

@@ -174,7 +174,7 @@ impl AgentService {
             volumes: Vec::new(),
             memory: Vec::new(),
         };
-        self.mount_volumes(&request, &mut spec, &mut undo)?;
+        self.mount_volumes(&request, &mut spec, &mut undo).await?;
         block_devices::translate(&mut spec, &request.devices)
             .await
             .map_err(Failure::invalid)?;
@@ -540,9 +540,20 @@ impl agent_ttrpc::Agent for AgentService {
         _: &TtrpcContext,
         request: agent::BlockRef,
     ) -> ttrpc::Result<Empty> {
+        crate::volumes::forget(&request.serial);
         let released = self.plugs.release(&request.serial);
         let released = released.map_err(Failure::internal_from);
         released.map(|()| Empty::new()).or_else(failed)
+    }
+
+    async fn grow_disk(
+        &self,
+        _: &TtrpcContext,
+        request: agent::GrowDiskRequest,
+    ) -> ttrpc::Result<Empty> {
+        let grown = crate::volumes::grow(&request.serial, request.bytes).await;
+        let grown = grown.map_err(Failure::invalid);
+        grown.map(|()| Empty::new()).or_else(failed)
     }
 
     async fn grow(

@@ -1,11 +1,14 @@
 //! What a user can type.
 
+mod direct_volume;
 pub(crate) mod node;
 pub(crate) mod oci;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use direct_volume::DirectVolumeCommand;
 
 use crate::spec::ContainerOptions;
 
@@ -87,6 +90,9 @@ pub(crate) enum Command {
     /// Check or explain the configuration of pods
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Leave a volume's disk to the guest that mounts it (for storage drivers)
+    #[command(subcommand)]
+    DirectVolume(DirectVolumeCommand),
     /// Install on this machine, for containerd, CRI-O or Podman
     #[command(subcommand)]
     Node(node::NodeCommand),

@@ -12,6 +12,7 @@ mod container;
 mod control;
 mod creation;
 mod debug;
+mod direct;
 mod disks;
 mod exec;
 mod growth;
@@ -123,6 +124,8 @@ struct State {
     /// Names given out in the share.
     names: u64,
     mirrors: Mirrors,
+    /// Volumes that are disks.
+    direct: Vec<direct::Known>,
     /// Where layers of snapshots may be had as images.
     layers: Option<Layers>,
 }

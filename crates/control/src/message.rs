@@ -106,6 +106,13 @@ pub enum Request {
         /// The further process; empty: all of the container's.
         exec: String,
     },
+    /// Gives the file system of a pod's volume that is a disk all of it, which has grown.
+    GrowVolume {
+        /// Where the volume is for the host.
+        path: PathBuf,
+        /// What the disk has at least.
+        bytes: u64,
+    },
     /// Runs a process in a pod's guest. A second answer comes when it has
     /// ended.
     Debug(Box<DebugSpec>, Streams),

@@ -144,6 +144,13 @@ pub trait Vm: Send + Sync {
     /// [`Error::Control`] when the monitor does not obey.
     async fn unplug(&self, serial: &str) -> Result<(), Error>;
 
+    /// Tells the guest that what is plugged in as this disk has so many bytes by now.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when nothing is plugged in there; [`Error::Control`] when
+    /// the monitor does not obey.
+    async fn resize(&self, serial: &str, bytes: u64) -> Result<(), Error>;
+
     /// Ends the monitor at once. Idempotent; [`Vm::exited`] tells when it is
     /// gone.
     fn kill(&self);

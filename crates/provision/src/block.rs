@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
@@ -59,6 +59,34 @@ pub fn image(path: &Path, read_only: bool) -> Result<OwnedFd, Error> {
     let link = format!("/proc/self/fd/{}", found.as_raw_fd());
     let flags = access(read_only) | OFlags::NONBLOCK;
     rustix::fs::openat(CWD, link, flags, Mode::empty()).map_err(failed)
+}
+
+/// Makes this process the only one that writes to what was opened by [`image`]: whoever
+/// else mounts a device or claims it is refused from now on. open(2), `O_EXCL`; flock(2)
+/// for a file.
+///
+/// # Errors
+/// [`Error::Claimed`] when somebody else has it.
+pub fn claim(file: &OwnedFd) -> Result<OwnedFd, Error> {
+    let failed = |source: Errno| Error::Claimed(source.into());
+    let stat = rustix::fs::fstat(file).map_err(failed)?;
+    let flags = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::BlockDevice => access(false) | OFlags::EXCL,
+        _ => access(false),
+    };
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let own = rustix::fs::openat(CWD, link, flags, Mode::empty()).map_err(failed)?;
+    let lock = FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&own, lock).map_err(failed)?;
+    Ok(own)
+}
+
+/// Bytes of what was opened.
+///
+/// # Errors
+/// What lseek(2) says.
+pub fn size(file: &OwnedFd) -> std::io::Result<u64> {
+    Ok(rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))?)
 }
 
 fn access(read_only: bool) -> OFlags {

@@ -43,6 +43,28 @@ pub enum Error {
     /// It is something else.
     #[error("`{}` is no block device and no regular file", .0.display())]
     NoImage(PathBuf),
+    /// Somebody else writes to a volume that is to be a disk.
+    #[error("it is in use: mounted on this host, or a disk of another machine")]
+    Claimed(#[source] std::io::Error),
+    /// A volume that is to be a disk is not described as one can be.
+    #[error("the volume `{}` cannot be a disk: {why}", path.display())]
+    Volume {
+        /// Where the volume is for the host.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Its description cannot be read or written.
+    #[error("the description of the volume `{}` cannot be {what}", path.display())]
+    Description {
+        /// Where the volume is for the host.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// The writable layer's file could not be made.
     #[error("the writable layer cannot be made")]
     Writable(#[source] std::io::Error),

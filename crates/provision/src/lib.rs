@@ -11,9 +11,11 @@
 //!   writable::make ▶ a disk                seccomp::program ▶ BPF
 //!   scope::tell ───▶ systemd's scope       settle::soon ────▶ memory back
 //!   block::device, block::image ▶ what becomes a disk of a running machine
+//!   direct::find ─▶ a volume that is a disk
 //! ```
 
 pub mod block;
+pub mod direct;
 mod error;
 pub mod guest;
 pub mod helper;

@@ -388,6 +388,12 @@ impl Vm for Process {
         spares.unplug(&mut qmp, serial).await
     }
 
+    async fn resize(&self, serial: &str, bytes: u64) -> Result<(), Error> {
+        let mut spares = self.spares.lock().await;
+        let mut qmp = self.qmp.lock().await;
+        spares.resize(&mut qmp, serial, bytes).await
+    }
+
     fn kill(&self) {
         self.killer.kill();
     }

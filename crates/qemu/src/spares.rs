@@ -104,6 +104,23 @@ impl Spares {
         Ok(())
     }
 
+    /// Tells the guest how large what is plugged in has become.
+    pub(crate) async fn resize(
+        &mut self,
+        qmp: &mut Qmp,
+        serial: &str,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let mut disks = self.disks.iter().enumerate();
+        let own = disks.find(|(number, disk)| disk.taken && Slot::of(*number).serial == serial);
+        let (number, _) = own.ok_or_else(|| Error::Unsupported {
+            backend: "qemu",
+            what: format!("a new size of the disk `{serial}`, into which nothing is plugged"),
+        })?;
+        let asked = json!({"node-name": Slot::of(number).node, "size": bytes});
+        qmp.ask("block_resize", asked, None).await.map(|_| ())
+    }
+
     fn none_left(&self, read_only: bool) -> Error {
         let kind = if read_only { "read-only" } else { "writable" };
         let all = self.disks.iter();

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use bulkhead_protocol::agent::BlockRef;
+use bulkhead_protocol::agent::{BlockRef, GrowDiskRequest};
 
 use crate::agent::{AgentError, context};
 use crate::start::Sandbox;
@@ -40,6 +40,24 @@ impl Sandbox {
                 Err(AgentError::from(error).into())
             }
         }
+    }
+
+    /// Gives the file system of a plugged disk all of what has been plugged in, which
+    /// has so many bytes by now.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the disk may be larger then, and its file system not.
+    pub async fn grow_disk(&self, serial: &str, bytes: u64) -> Result<(), DiskError> {
+        self.vm.resize(serial, bytes).await?;
+        let request = GrowDiskRequest {
+            serial: serial.to_owned(),
+            bytes,
+            ..Default::default()
+        };
+        let grown = self.agent.grow_disk(context(), &request).await;
+        grown
+            .map(|_| ())
+            .map_err(|error| AgentError::from(error).into())
     }
 
     /// Takes a plugged disk away. The guest is asked to write back and to forget

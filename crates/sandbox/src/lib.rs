@@ -27,6 +27,6 @@ pub use error::{Phase, StartError};
 pub use start::{GuestConfig, Hello, Sandbox, SandboxConfig, Timing};
 
 pub use bulkhead_protocol::agent::{
-    Archive, BlockRef, Device, Directory, Disk as RootDisk, Interface, InterfaceStats,
-    MemoryVolume, Network, Rootfs, StatsResponse as Stats, Volume,
+    Archive, BlockRef, Device, Directory, Disk as RootDisk, DiskUsage, Group, Interface,
+    InterfaceStats, MemoryVolume, Network, Rootfs, StatsResponse as Stats, Volume,
 };

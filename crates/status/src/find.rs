@@ -245,6 +245,7 @@ mod tests {
                 monitor_pid: None,
                 phases: Vec::new(),
                 containers,
+                volumes: Vec::new(),
             },
         }
     }

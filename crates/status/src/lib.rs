@@ -72,6 +72,9 @@ pub struct Pod {
     pub phases: Vec<(String, f64)>,
     /// Its containers.
     pub containers: Vec<Container>,
+    /// Volumes that are disks of its machine, while it runs.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
 }
 
 /// Names in the cluster.
@@ -124,6 +127,28 @@ pub struct Container {
     pub exit_code: Option<u32>,
     /// What it uses, while it runs.
     pub usage: Option<Usage>,
+}
+
+/// A volume that is a disk of the machine, and how full it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Where it is for the host, which does not mount it.
+    pub path: PathBuf,
+    /// Its room.
+    pub bytes: Amount,
+    /// Its files.
+    pub inodes: Amount,
+}
+
+/// How much there is of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// All of it.
+    pub total: u64,
+    /// What is used.
+    pub used: u64,
+    /// What anybody may use.
+    pub available: u64,
 }
 
 /// What a container uses, counted in the guest.
@@ -264,6 +289,7 @@ mod tests {
             monitor_pid: Some(8),
             phases: vec![("kernel".to_owned(), 0.5)],
             containers: Vec::new(),
+            volumes: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod directory;
 mod empty_root;
+pub mod ext4;
 mod idle;
 mod inherited;
 pub mod jail;

@@ -37,6 +37,13 @@ impl LoopDevice {
         }
     }
 
+    /// It has so many mebibytes from now on, as those who have it open see.
+    pub fn grow(&self, mebibytes: u64) {
+        let file = std::fs::File::options().write(true).open(&self.file);
+        file.unwrap().set_len(mebibytes << 20).unwrap();
+        crate::tool("losetup", &["--set-capacity", &self.path]);
+    }
+
     /// Its numbers.
     #[must_use]
     pub fn numbers(&self) -> (u32, u32) {

@@ -149,6 +149,7 @@ pub(super) fn stats(stats: &container::Stats, rootfs: (u64, u64)) -> agent::Stat
         guest_mem_available_kib,
         rootfs_used_bytes: rootfs.0,
         rootfs_size_bytes: rootfs.1,
+        disks: crate::volumes::usage(),
         ..Default::default()
     }
 }

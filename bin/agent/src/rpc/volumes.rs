@@ -43,7 +43,7 @@ pub(super) fn unmount(volumes: &[PathBuf]) {
 
 impl AgentService {
     /// Mounts the shares of a container's volumes, and tells its spec where.
-    pub(super) fn mount_volumes(
+    pub(super) async fn mount_volumes(
         &self,
         request: &agent::CreateContainerRequest,
         spec: &mut Spec,
@@ -51,6 +51,15 @@ impl AgentService {
     ) -> Result<(), Failure> {
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         for volume in &request.volumes {
+            if let Some(disk) = volume.disk.as_ref() {
+                let mounted = crate::volumes::mount(disk, volume.group.as_ref()).await;
+                set_source(
+                    &mut mounts,
+                    volume.mount,
+                    mounted.map_err(Failure::invalid)?,
+                )?;
+                continue;
+            }
             name::check(&volume.tag).map_err(Failure::invalid)?;
             let share = disks::mount_share(&volume.tag).map_err(Failure::invalid)?;
             let source = if volume.file.is_empty() {

@@ -7,6 +7,7 @@ mod completion;
 mod config;
 mod cp;
 mod debug;
+mod direct_volume;
 mod events;
 mod exec;
 mod guest;
@@ -70,6 +71,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Pods(options) => pods::run(&options),
         Command::Monitor(options) => monitor::run(&options),
         Command::Config(command) => config::run(&command),
+        Command::DirectVolume(command) => direct_volume::run(&command),
         Command::Node(command) => node::run(command),
         Command::Cluster { arguments } => cluster::run(&arguments),
         Command::Oci(command) => oci::run(command, cli.oci.machine_config),

@@ -145,6 +145,7 @@ impl Connection {
             }
             Request::Process { .. }
             | Request::Own { .. }
+            | Request::GrowVolume { .. }
             | Request::Debug(..)
             | Request::Console(_) => Err(Failure::new(
                 "this is asked of pods, and a container of `bulkhead run` is none",

@@ -13,6 +13,7 @@ use containerd_shim_protos::events::task as event;
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 
+use super::direct;
 use super::disks::{self, Use};
 use super::life::LOST;
 use super::{Caller, Pod, Request};
@@ -164,6 +165,7 @@ enum Ready {
 struct Given {
     shared: Vec<Volume>,
     memory: Vec<MemoryVolume>,
+    direct: Vec<direct::Opened>,
 }
 
 /// Names in the share that are taken out again unless they are kept.
@@ -258,6 +260,10 @@ impl Pod {
         }
         for bind in binds {
             let mount = number(bind.mount);
+            if let Some(own) = direct::open(bind, mount)? {
+                given.direct.push(own);
+                continue;
+            }
             let opened = rootfs::source(bind)?;
             // First what most pods have; it needs no look at the host's mounts.
             let mirrored = self.mirror(bind, &opened)?;
@@ -330,7 +336,7 @@ impl Pod {
             id: request.id.clone(),
             spec,
             rootfs: Rootfs::default(),
-            volumes: given.shared,
+            volumes: Vec::new(),
             devices: Vec::new(),
             memory_volumes: given.memory,
             user: String::new(),
@@ -340,9 +346,13 @@ impl Pod {
         let made = async {
             let rootfs = self.root(&sandbox, root, &mut uses).await?;
             let devices = self.disks.devices(&sandbox, opened, &mut uses).await?;
+            let direct = self.direct_volumes(&sandbox, given.direct, &mut uses);
+            let mut volumes = given.shared;
+            volumes.extend(direct.await?);
             let config = ContainerConfig {
                 rootfs,
                 devices,
+                volumes,
                 ..config
             };
             Ok::<_, Failure>(sandbox.create_container(config).await?)

@@ -136,6 +136,12 @@ impl Connection {
         match call.request {
             Request::Process { container } => self.process(&container),
             Request::Own { container, exec } => self.own(container, exec, fds),
+            Request::GrowVolume { path, bytes } => {
+                let grown = self.pod.grow_volume(&path, bytes).await;
+                grown
+                    .map(|()| Answer::Done)
+                    .map_err(|failure| refused(&failure))
+            }
             Request::Exec(spec, streams) => self.exec(call.number, *spec, streams, fds).await,
             Request::Debug(spec, streams) => self.debug(call.number, *spec, streams, fds).await,
             Request::Console(streams) => self.console(call.number, streams, fds).await,

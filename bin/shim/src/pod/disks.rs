@@ -41,6 +41,17 @@ struct Plugged {
     users: usize,
 }
 
+/// Who else may use what is plugged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Whoever its owner says.
+    Anybody,
+    /// Other containers of the pod: its file system is mounted once.
+    Pod,
+    /// Nobody: it is a root filesystem that is written.
+    Nobody,
+}
+
 /// What is plugged in.
 #[derive(Clone, Default)]
 pub(super) struct Disks {
@@ -93,10 +104,10 @@ impl Disks {
         sandbox: &Arc<Sandbox>,
         file: OwnedFd,
         read_only: bool,
-        alone: bool,
+        sharing: Sharing,
     ) -> Outcome<Use> {
         let (disks, sandbox) = (self.clone(), Arc::clone(sandbox));
-        let work = async move { disks.add(sandbox, file, read_only, alone).await };
+        let work = async move { disks.add(sandbox, file, read_only, sharing).await };
         let done = tokio::spawn(work).await;
         done.unwrap_or_else(|_| Err(Failure::internal("plugging a disk in panicked")))
     }
@@ -106,8 +117,9 @@ impl Disks {
         sandbox: Arc<Sandbox>,
         file: OwnedFd,
         read_only: bool,
-        alone: bool,
+        sharing: Sharing,
     ) -> Outcome<Use> {
+        let alone = sharing == Sharing::Nobody;
         let stat = rustix::fs::fstat(&file).map_err(|error| Failure::from_error(&error))?;
         let key = Key::of(&stat);
         let plugged = Arc::clone(&self.plugged);
@@ -118,6 +130,10 @@ impl Disks {
                 own.serial.clone()
             }
             None => {
+                let file = match sharing {
+                    Sharing::Pod if !read_only => claimed(&file)?,
+                    _ => file,
+                };
                 let serial = sandbox.plug(file, read_only).await.map_err(failure)?;
                 let own = Plugged {
                     serial: serial.clone(),
@@ -190,6 +206,10 @@ fn failure(error: DiskError) -> Failure {
     }
 }
 
+fn claimed(file: &OwnedFd) -> Outcome<OwnedFd> {
+    block::claim(file).map_err(|error| Failure::from_error(&error))
+}
+
 /// Gives disks back, one after the other.
 pub(super) async fn release(uses: impl Iterator<Item = Use>) {
     for used in uses {
@@ -224,7 +244,9 @@ impl Disks {
     ) -> Outcome<Vec<Device>> {
         let mut devices = Vec::new();
         for (own, file) in opened {
-            let used = self.plug(sandbox, file, own.read_only, false).await?;
+            let used = self
+                .plug(sandbox, file, own.read_only, Sharing::Anybody)
+                .await?;
             devices.push(Device {
                 disk: Some(machine::disk(used.serial())).into(),
                 major: own.major,
@@ -243,9 +265,12 @@ impl Disks {
         image: Image,
         uses: &mut Vec<Use>,
     ) -> Outcome<String> {
-        let alone = !image.read_only;
+        let sharing = match image.read_only {
+            true => Sharing::Anybody,
+            false => Sharing::Nobody,
+        };
         let used = self
-            .plug(sandbox, image.file, image.read_only, alone)
+            .plug(sandbox, image.file, image.read_only, sharing)
             .await?;
         let serial = used.serial().to_owned();
         uses.push(used);

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_sandbox::Stats;
 use bulkhead_status as status;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -56,8 +57,11 @@ impl Pod {
             pod.phases = phases.collect();
         }
         for container in &mut pod.containers {
-            if container.state == RUNNING {
-                container.usage = self.usage(&container.id).await;
+            if container.state == RUNNING
+                && let Some(stats) = self.counted(&container.id).await
+            {
+                container.usage = Some(usage(&stats));
+                pod.volumes = self.volumes(&stats.disks);
             }
         }
         pod
@@ -87,21 +91,23 @@ impl Pod {
             monitor_pid: None,
             phases: Vec::new(),
             containers: containers.map(|(id, own)| container(id, own)).collect(),
+            volumes: Vec::new(),
         }
     }
 
-    async fn usage(&self, id: &str) -> Option<status::Usage> {
-        let stats = tokio::time::timeout(COUNTING, self.stats(id))
-            .await
-            .ok()?
-            .ok()?;
-        Some(status::Usage {
-            cpu_seconds: Duration::from_micros(stats.cpu_usage_usec).as_secs_f64(),
-            memory: stats.memory_current,
-            memory_limit: stats.memory_limit,
-            pids: stats.pids_current,
-            oom_kills: stats.oom_kills,
-        })
+    async fn counted(&self, id: &str) -> Option<Stats> {
+        let stats = tokio::time::timeout(COUNTING, self.stats(id)).await;
+        stats.ok()?.ok()
+    }
+}
+
+fn usage(stats: &Stats) -> status::Usage {
+    status::Usage {
+        cpu_seconds: Duration::from_micros(stats.cpu_usage_usec).as_secs_f64(),
+        memory: stats.memory_current,
+        memory_limit: stats.memory_limit,
+        pids: stats.pids_current,
+        oom_kills: stats.oom_kills,
     }
 }
 

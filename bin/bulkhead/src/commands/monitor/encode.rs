@@ -251,6 +251,7 @@ mod tests {
                 exit_code: None,
                 usage: Some(usage),
             }],
+            volumes: Vec::new(),
         }
     }
 
