@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink};
+use rustix::net::RecvFlags;
 use tokio::io::unix::AsyncFd;
 
 /// The kernel's uevents: something about a device changed.
@@ -20,16 +20,8 @@ impl DeviceEvents {
         reason = "an OwnedFd keeps its descriptor, which is all `register` asks for"
     )]
     pub(crate) fn watch() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            Some(netlink::KOBJECT_UEVENT),
-        )?;
-        // Group 1 carries the kernel's own events.
-        rustix::net::bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
         Ok(Self {
-            socket: AsyncFd::new(socket)?,
+            socket: AsyncFd::new(bulkhead_sys::uevents::listen()?)?,
         })
     }
 

@@ -15,6 +15,7 @@ mod debug;
 mod direct;
 mod disks;
 mod exec;
+mod grown;
 mod growth;
 mod life;
 mod membership;

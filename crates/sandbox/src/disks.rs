@@ -42,13 +42,25 @@ impl Sandbox {
         }
     }
 
+    /// Tells the guest that what is plugged in has so many bytes by now.
+    ///
+    /// # Errors
+    /// When the monitor does not obey.
+    pub async fn resize_disk(
+        &self,
+        serial: &str,
+        bytes: u64,
+    ) -> Result<(), bulkhead_hypervisor::Error> {
+        self.vm.resize(serial, bytes).await
+    }
+
     /// Gives the file system of a plugged disk all of what has been plugged in, which
     /// has so many bytes by now.
     ///
     /// # Errors
     /// [`DiskError`]; the disk may be larger then, and its file system not.
     pub async fn grow_disk(&self, serial: &str, bytes: u64) -> Result<(), DiskError> {
-        self.vm.resize(serial, bytes).await?;
+        self.resize_disk(serial, bytes).await?;
         let request = GrowDiskRequest {
             serial: serial.to_owned(),
             bytes,

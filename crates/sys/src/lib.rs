@@ -20,6 +20,7 @@ pub mod namespaces;
 mod resident;
 pub mod rooted;
 pub mod tap;
+pub mod uevents;
 
 pub use empty_root::MountNamespace;
 pub use idle::idle;

@@ -79,6 +79,30 @@ async fn a_block_volume_is_a_disk_of_the_pod_and_outlives_it() {
 }
 
 #[tokio::test]
+async fn a_block_volume_grows_while_it_is_used() {
+    let node = Node::start().await;
+    let disk = LoopDevice::new(node.path(), "volume", 16);
+    let pod = node.pod("database").await;
+    let container = pod
+        .start_with("db", "sleep 1000", volume(&disk, "/dev/data", "mrw"))
+        .await
+        .unwrap();
+    let size = || container.exec("blockdev --getsize64 /dev/data");
+    assert_eq!(size().await.out, (16 << 20).to_string());
+    disk.grow(24);
+    let wanted = (24 << 20).to_string();
+    let deadline = std::time::Instant::now() + SOON;
+    while size().await.out != wanted {
+        assert!(std::time::Instant::now() < deadline, "{:?}", size().await);
+    }
+    let end = (24 << 11) - 1;
+    let written = container.exec(&write("more", "/dev/data", end)).await;
+    assert_eq!(written.code, 0, "{written:?}");
+    assert_eq!(disk.read(u64::from(end) * 512, 4), "more");
+    pod.remove().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_read_only_block_volume_is_read_only_whatever_is_tried() {
     let node = Node::start().await;
     let disk = LoopDevice::new(node.path(), "volume", 4);

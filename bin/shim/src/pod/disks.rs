@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bulkhead_bundle::BlockDevice;
 use bulkhead_provision::block;
@@ -19,7 +19,7 @@ use crate::rootfs::Image;
 
 /// What a disk is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+pub(super) enum Key {
     Device(u64),
     File(u64, u64),
 }
@@ -33,9 +33,11 @@ impl Key {
     }
 }
 
-struct Plugged {
-    serial: String,
-    read_only: bool,
+pub(super) struct Plugged {
+    pub(super) serial: String,
+    /// What the guest knows of its size.
+    pub(super) bytes: u64,
+    pub(super) read_only: bool,
     /// Nobody else may use it: it is mounted to be written.
     alone: bool,
     users: usize,
@@ -57,7 +59,9 @@ pub(super) enum Sharing {
 pub(super) struct Disks {
     // Held while something is plugged in or taken away: whoever wants the same
     // has to wait for it in any case.
-    plugged: Arc<Mutex<HashMap<Key, Plugged>>>,
+    pub(super) plugged: Arc<Mutex<HashMap<Key, Plugged>>>,
+    /// Set when somebody looks whether they grow.
+    watched: Arc<OnceLock<()>>,
 }
 
 /// A disk somebody uses; dropped, it is given back some time later.
@@ -134,9 +138,12 @@ impl Disks {
                     Sharing::Pod if !read_only => claimed(&file)?,
                     _ => file,
                 };
+                self.watched.get_or_init(|| self.watch(&sandbox));
+                let bytes = block::size(&file).map_err(|error| Failure::from_error(&error))?;
                 let serial = sandbox.plug(file, read_only).await.map_err(failure)?;
                 let own = Plugged {
                     serial: serial.clone(),
+                    bytes,
                     read_only,
                     alone,
                     users: 1,
@@ -285,6 +292,7 @@ mod tests {
     fn plugged(read_only: bool, alone: bool) -> Plugged {
         Plugged {
             serial: "spare0".to_owned(),
+            bytes: 0,
             read_only,
             alone,
             users: 1,
