@@ -11,6 +11,7 @@ use bulkhead_protocol::agent::{Disk, DiskUsage, Group};
 use bulkhead_protocol::name;
 use rustix::fs::{AtFlags, CWD, Gid};
 use rustix::mount::UnmountFlags;
+use tokio::sync::Mutex;
 
 use crate::disks::{self, Error};
 
@@ -21,6 +22,9 @@ const DIR: &str = "/run/disks";
 const FILE_MODE: u32 = 0o660;
 const DIRECTORY_MODE: u32 = 0o2770;
 
+/// Held while one is mounted: who wants the same has to find it whole.
+static MOUNTING: Mutex<()> = Mutex::const_new(());
+
 fn place(serial: &str) -> Result<PathBuf, Error> {
     name::check(serial)?;
     Ok(Path::new(DIR).join(serial))
@@ -29,6 +33,7 @@ fn place(serial: &str) -> Result<PathBuf, Error> {
 /// Mounts a disk unless it is; where it is mounted.
 pub(crate) async fn mount(disk: &Disk, group: Option<&Group>) -> Result<PathBuf, Error> {
     let target = place(&disk.at.serial)?;
+    let _mounting = MOUNTING.lock().await;
     if target.exists() {
         return Ok(target);
     }

@@ -75,9 +75,7 @@ impl Pod {
             };
             uses.push(used);
             volumes.push(told(&known.serial, own.mount, &own.about));
-            let direct = &mut self.lock().direct;
-            direct.retain(|other| *other != known);
-            direct.push(known);
+            note(&mut self.lock().direct, known);
         }
         Ok(volumes)
     }
@@ -128,6 +126,12 @@ impl Pod {
     }
 }
 
+/// Whatever was known of the same disk or volume is over.
+fn note(all: &mut Vec<Known>, known: Known) {
+    all.retain(|other| other.serial != known.serial && other.path != known.path);
+    all.push(known);
+}
+
 fn told(serial: &str, mount: u32, about: &DirectVolume) -> Volume {
     let disk = RootDisk {
         at: Some(machine::disk(serial)).into(),
@@ -145,5 +149,29 @@ fn told(serial: &str, mount: u32, about: &DirectVolume) -> Volume {
         disk: Some(disk).into(),
         group: group.into(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_of_the_volume_that_had_it_last() {
+        let known = |path: &str, serial: &str| Known {
+            path: path.into(),
+            serial: serial.to_owned(),
+        };
+        let mut all = Vec::new();
+        for own in [
+            known("/a", "spare0"),
+            known("/b", "spare1"),
+            known("/c", "spare0"),
+        ] {
+            note(&mut all, own);
+        }
+        assert_eq!(all, [known("/b", "spare1"), known("/c", "spare0")]);
+        note(&mut all, known("/b", "spare2"));
+        assert_eq!(all, [known("/c", "spare0"), known("/b", "spare2")]);
     }
 }
