@@ -21,15 +21,15 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use redirect::Link;
+use rtnetlink::Handle;
+
 /// Interfaces of a namespace that are joined at most; each is a device of the
 /// machine.
 const INTERFACE_LIMIT: usize = 4;
 
 /// Interfaces that can come into a namespace after its sandbox.
 pub const SPARES: usize = 2;
-
-/// Queues of an interface at most.
-const QUEUE_LIMIT: u32 = 8;
 
 /// Why a namespace could not be joined.
 #[derive(Debug, thiserror::Error)]
@@ -125,10 +125,11 @@ pub struct Interface {
     pub mtu: u32,
     /// Addresses and the length of their prefixes.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// The frames, each behind a `virtio_net_hdr`; a descriptor for each queue. None
-    /// where they were handed out before.
-    pub tap: Vec<OwnedFd>,
 }
+
+/// The frames of an interface, each behind a `virtio_net_hdr`: a descriptor for each queue
+/// of a tap device, for the monitor.
+pub type Tap = Vec<OwnedFd>;
 
 /// What the guest's kernel is told beside its interfaces. Each entry is the body
 /// of a netlink message in which the number of an interface is that of its
@@ -146,8 +147,10 @@ pub struct Routing {
 /// A joined namespace. The redirection ends when this is dropped.
 #[derive(Debug)]
 pub struct Joined {
-    /// Its interfaces; the descriptors are for the monitor.
+    /// Its interfaces.
     pub interfaces: Vec<Interface>,
+    /// What each is joined to, in their order.
+    pub taps: Vec<Tap>,
     /// Its routes, rules and neighbours.
     pub routing: Routing,
     /// Ends the redirection.
@@ -159,6 +162,15 @@ pub struct Joined {
 pub struct Guard {
     path: PathBuf,
     owner: String,
+}
+
+impl Guard {
+    fn new(path: &Path, owner: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            owner: owner.to_owned(),
+        }
+    }
 }
 
 impl Drop for Guard {
@@ -177,9 +189,7 @@ impl Drop for Guard {
 pub fn join(path: &Path, owner: &str, queues: u32) -> Result<Joined, Error> {
     let shown = path.to_owned();
     namespace::refuse_own(path)?;
-    let tap = redirect::tap_prefix(owner);
-    let queues = queues.clamp(1, QUEUE_LIMIT);
-    let (interfaces, routing) = namespace::inside(path, move |handle| async move {
+    let (links, taps, routing) = namespace::inside(path, async move |handle| {
         let links = redirect::links(&handle).await?;
         match links.len() {
             0 => return Err(Error::Empty { path: shown }),
@@ -187,38 +197,33 @@ pub fn join(path: &Path, owner: &str, queues: u32) -> Result<Joined, Error> {
             count => return Err(Error::TooMany(count)),
         }
         redirect::clear(&handle).await?;
-        for link in &links {
-            redirect::refuse_in_use(&handle, link).await?;
-        }
-        let indexes: Vec<u32> = links.iter().map(|link| link.index).collect();
-        let routing = routing::read(&handle, routing::Places(&indexes)).await?;
-        let mut interfaces = Vec::new();
-        for (number, link) in links.into_iter().enumerate() {
-            match redirect::redirect(&handle, link, &format!("{tap}{number}"), queues).await {
-                Ok(interface) => interfaces.push(interface),
-                Err(error) => {
-                    redirect::release(&handle).await?;
-                    return Err(error);
-                }
-            }
-        }
-        Ok((interfaces, routing))
+        let routing = routing_of(&handle, &links).await?;
+        let taps = redirect::make_taps(owner, links.len(), queues)?;
+        redirect::connect(&handle, &links, owner).await?;
+        Ok((links, taps, routing))
     })?;
     Ok(Joined {
-        interfaces,
+        interfaces: links.into_iter().map(Interface::from).collect(),
+        taps,
         routing,
-        guard: Guard {
-            path: path.to_owned(),
-            owner: owner.to_owned(),
-        },
+        guard: Guard::new(path, owner),
     })
+}
+
+/// What the guest is told beside its interfaces, of those that nobody has turned away.
+async fn routing_of(handle: &Handle, links: &[Link]) -> Result<Routing, Error> {
+    for link in links {
+        redirect::refuse_in_use(handle, link).await?;
+    }
+    let indexes: Vec<u32> = links.iter().map(|link| link.index).collect();
+    routing::read(handle, routing::Places(&indexes)).await
 }
 
 /// Devices for interfaces that will come into the namespace at `path`.
 #[derive(Debug)]
 pub struct Reserved {
-    /// [`SPARES`] tap devices, in their order: a descriptor for each queue.
-    pub taps: Vec<Vec<OwnedFd>>,
+    /// [`SPARES`] of them.
+    pub taps: Vec<Tap>,
     /// Ends the redirection of what will be connected.
     pub guard: Guard,
 }
@@ -231,19 +236,10 @@ pub struct Reserved {
 /// [`Error`]; the namespace is then as it was.
 pub fn reserve(path: &Path, owner: &str, queues: u32) -> Result<Reserved, Error> {
     namespace::refuse_own(path)?;
-    let tap = redirect::tap_prefix(owner);
-    let queues = queues.clamp(1, QUEUE_LIMIT);
-    let taps = namespace::inside(path, async move |_| {
-        let all = 0..SPARES;
-        let taps = all.map(|n| bulkhead_sys::tap::create(&format!("{tap}{n}"), queues));
-        taps.collect::<Result<_, _>>().map_err(Error::Tap)
-    })?;
+    let make = async |_| redirect::make_taps(owner, SPARES, queues);
     Ok(Reserved {
-        taps,
-        guard: Guard {
-            path: path.to_owned(),
-            owner: owner.to_owned(),
-        },
+        taps: namespace::inside(path, make)?,
+        guard: Guard::new(path, owner),
     })
 }
 
@@ -254,22 +250,13 @@ pub fn reserve(path: &Path, owner: &str, queues: u32) -> Result<Reserved, Error>
 ///
 /// [`Error`]; the namespace is then as it was.
 pub fn connect(path: &Path, owner: &str) -> Result<(Vec<Interface>, Routing), Error> {
-    let tap = redirect::tap_prefix(owner);
-    namespace::inside(path, async move |handle| {
+    namespace::inside(path, async |handle| {
         let links = redirect::links(&handle).await?;
         if links.len() > SPARES {
             return Err(Error::TooManyLate { found: links.len() });
         }
-        let indexes: Vec<u32> = links.iter().map(|link| link.index).collect();
-        let routing = routing::read(&handle, routing::Places(&indexes)).await?;
-        for (number, link) in links.iter().enumerate() {
-            redirect::refuse_in_use(&handle, link).await?;
-            let connected = redirect::connect(&handle, link, &format!("{tap}{number}")).await;
-            if let Err(error) = connected {
-                redirect::release(&handle).await?;
-                return Err(error);
-            }
-        }
+        let routing = routing_of(&handle, &links).await?;
+        redirect::connect(&handle, &links, owner).await?;
         Ok((links.into_iter().map(Interface::from).collect(), routing))
     })
 }
@@ -282,9 +269,9 @@ pub fn connect(path: &Path, owner: &str) -> Result<(Vec<Interface>, Routing), Er
 ///
 /// [`Error::Enter`] when the namespace is gone, [`Error::Refused`].
 pub fn release(path: &Path, owner: &str) -> Result<(), Error> {
-    let tap = redirect::tap_prefix(owner);
-    namespace::inside(path, |handle| async move {
-        redirect::gone(&format!("{tap}0")).await?;
+    let first = redirect::tap_name(owner, 0);
+    namespace::inside(path, async |handle| {
+        redirect::gone(&first).await?;
         redirect::clear(&handle).await
     })
 }

@@ -30,7 +30,8 @@ impl Loopback {
     /// [`Error::Enter`], [`Error::Loopback`] on kernels before 5.17.
     pub fn take(path: &Path) -> Result<Self, Error> {
         let namespace = namespace::open(path)?;
-        let listener = namespace::on_thread(&namespace, listen).map_err(Error::Loopback)?;
+        let listener = namespace::on_thread(&namespace, listen).flatten();
+        let listener = listener.map_err(Error::Loopback)?;
         let link = bulkhead_sys::bpf::take_loopback(listener.as_fd(), namespace.as_fd())
             .map_err(Error::Loopback)?;
         Ok(Self { listener, link })

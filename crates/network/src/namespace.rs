@@ -11,8 +11,7 @@ use rustix::thread::LinkNameSpaceType;
 
 use crate::Error;
 
-/// Runs `work` in the namespace at `path`, on a thread of its own that ends
-/// with it: the caller never leaves its namespace.
+/// Runs `work` in the namespace at `path`, as [`on_thread`] does.
 pub(crate) fn inside<T, F, W>(path: &Path, work: W) -> Result<T, Error>
 where
     T: Send,
@@ -23,32 +22,31 @@ where
         path: path.to_owned(),
         source,
     };
-    let namespace = open(path)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let runtime = enter(&namespace).map_err(failed)?;
-            runtime.block_on(async {
-                let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
-                tokio::spawn(connection);
-                work(handle).await
-            })
-        });
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(failed(io::Error::other("the work there panicked"))))
-    })
+    let worked = on_thread(&open(path)?, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+            tokio::spawn(connection);
+            work(handle).await
+        })
+    });
+    worked.map_err(failed)?
 }
 
-/// Runs `work` in a namespace, on a thread of its own like [`inside`].
+/// Runs `work` in a namespace, on a thread of its own that ends with it: the caller never
+/// leaves its namespace. setns(2) refuses what is no network namespace.
 pub(crate) fn on_thread<T: Send>(
     namespace: &OwnedFd,
-    work: impl FnOnce() -> io::Result<T> + Send,
+    work: impl FnOnce() -> T + Send,
 ) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let kind = Some(LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)?;
-            work()
+            Ok(work())
         });
         let panicked = |_| Err(io::Error::other("the work there panicked"));
         thread.join().unwrap_or_else(panicked)
@@ -77,14 +75,6 @@ pub(crate) fn refuse_own(path: &Path) -> Result<(), Error> {
         }),
         false => Ok(()),
     }
-}
-
-/// setns(2); refuses what is no network namespace.
-fn enter(namespace: &OwnedFd) -> io::Result<tokio::runtime::Runtime> {
-    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::tc::TcAttribute;
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 
-use crate::{Error, Interface};
+use crate::{Error, Interface, Tap};
 
 /// Marks our filters: nobody's default, so that what others set up is told
 /// apart.
@@ -18,6 +18,9 @@ const PRIORITY: u16 = 0xb0c4;
 /// Beginning of a tap device's name; twelve digits of the owner and a number
 /// make it as long as a name can be.
 const TAP_NAME: &str = "bh";
+
+/// Queues of an interface at most.
+const QUEUE_LIMIT: u32 = 8;
 
 /// How long a killed monitor may take to close its descriptors.
 const DYING: Duration = Duration::from_secs(5);
@@ -51,7 +54,6 @@ impl From<Link> for Interface {
             mac: link.mac,
             mtu: link.mtu,
             addresses: link.addresses,
-            tap: Vec::new(),
         }
     }
 }
@@ -148,20 +150,27 @@ pub(crate) async fn refuse_in_use(handle: &Handle, link: &Link) -> Result<(), Er
     Ok(())
 }
 
-/// Makes a tap device and turns the frames of both to each other.
-pub(crate) async fn redirect(
-    handle: &Handle,
-    link: Link,
-    tap_name: &str,
-    queues: u32,
-) -> Result<Interface, Error> {
-    let tap = bulkhead_sys::tap::create(tap_name, queues).map_err(Error::Tap)?;
-    connect(handle, &link, tap_name).await?;
-    Ok(Interface { tap, ..link.into() })
+/// Makes the tap devices of a sandbox, one for each interface; they have `queues` queues.
+pub(crate) fn make_taps(owner: &str, count: usize, queues: u32) -> Result<Vec<Tap>, Error> {
+    let queues = queues.clamp(1, QUEUE_LIMIT);
+    let names = (0..count).map(|number| tap_name(owner, number));
+    let taps = names.map(|name| bulkhead_sys::tap::create(&name, queues));
+    taps.collect::<Result<_, _>>().map_err(Error::Tap)
 }
 
-/// Turns the frames of an interface and of a tap device to each other.
-pub(crate) async fn connect(handle: &Handle, link: &Link, tap_name: &str) -> Result<(), Error> {
+/// Turns the frames of interfaces and of a sandbox's tap devices to each other, the first's
+/// to the first's. Nothing is left of a failure.
+pub(crate) async fn connect(handle: &Handle, links: &[Link], owner: &str) -> Result<(), Error> {
+    for (number, link) in links.iter().enumerate() {
+        if let Err(error) = connect_one(handle, link, &tap_name(owner, number)).await {
+            release(handle).await?;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn connect_one(handle: &Handle, link: &Link, tap_name: &str) -> Result<(), Error> {
     let index = index_of(handle, tap_name).await?;
     let change = LinkUnspec::new_with_index(index).mtu(link.mtu).up().build();
     let set = handle.link().set(change).execute().await;
@@ -199,10 +208,11 @@ async fn turn(handle: &Handle, from: u32, to: u32) -> Result<(), Error> {
         .map_err(refused("redirect an interface's frames"))
 }
 
-/// Beginning of the names of a sandbox's tap devices.
-pub(crate) fn tap_prefix(owner: &str) -> String {
+/// Name of a sandbox's tap device.
+pub(crate) fn tap_name(owner: &str, number: usize) -> String {
     let own = owner.chars().filter(char::is_ascii_alphanumeric).take(12);
-    TAP_NAME.chars().chain(own).collect()
+    let own: String = TAP_NAME.chars().chain(own).collect();
+    format!("{own}{number}")
 }
 
 /// Removes the redirections that bear our mark.

@@ -26,7 +26,7 @@ pub fn resolver(path: &Path) -> Result<Option<UdpSocket>, Error> {
             false => Ok(None),
         }
     });
-    found.map_err(|source| Error::Enter {
+    found.flatten().map_err(|source| Error::Enter {
         path: path.to_owned(),
         source,
     })

@@ -36,11 +36,11 @@ pub fn join(path: &Path, owner: &str, vcpus: u32) -> Result<Joined, Error> {
         guard: Some(joined.guard),
         ..Joined::default()
     };
-    for interface in joined.interfaces {
+    for (interface, tap) in joined.interfaces.into_iter().zip(joined.taps) {
         all.devices.push(NetDevice {
             mac: interface.mac,
             mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
-            backend: NetBackend::Tap(interface.tap),
+            backend: NetBackend::Tap(tap),
         });
         all.interfaces.push(Interface {
             mac: mac_text(interface.mac),
