@@ -11,13 +11,15 @@ use bulkhead_protocol::agent::BlockRef;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::uevents::DeviceEvents;
+use crate::virtio;
 
 /// How long a disk may take to show up.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DISKS: &str = "/sys/block";
 
-const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
+/// Who drives them.
+const DRIVER: &str = "virtio_blk";
 
 /// Why a disk could not be had, or not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -41,17 +43,26 @@ pub(crate) enum Error {
 
 /// The device node of a disk or a part of one; waits for it to appear.
 pub(crate) async fn find(disk: &BlockRef) -> Result<String, Error> {
+    let late = || Error::Missing(disk.serial.clone());
+    wait(late, || Ok(look(disk))).await
+}
+
+/// What a look at the disks finds, now or after an event.
+async fn wait<T>(
+    late: impl FnOnce() -> Error,
+    look: impl Fn() -> Result<Option<T>, Error>,
+) -> Result<T, Error> {
     let events = DeviceEvents::watch().map_err(Error::Events)?;
     let wait = async {
         loop {
-            if let Some(device) = look(disk) {
-                return Ok(device);
+            if let Some(found) = look()? {
+                return Ok(found);
             }
             events.next().await.map_err(Error::Events)?;
         }
     };
     let outcome = tokio::time::timeout(ARRIVAL_TIMEOUT, wait).await;
-    outcome.unwrap_or_else(|_| Err(Error::Missing(disk.serial.clone())))
+    outcome.unwrap_or_else(|_| Err(late()))
 }
 
 fn look(disk: &BlockRef) -> Option<String> {
@@ -77,18 +88,8 @@ fn named(serial: &str) -> Option<String> {
 
 /// Bytes of the disk with this serial, when they are so many at least.
 pub(crate) async fn grown(serial: &str, bytes: u64) -> Result<u64, Error> {
-    let events = DeviceEvents::watch().map_err(Error::Events)?;
-    let wait = async {
-        loop {
-            let now = size(serial)?;
-            if now >= bytes {
-                return Ok(now);
-            }
-            events.next().await.map_err(Error::Events)?;
-        }
-    };
-    let outcome = tokio::time::timeout(ARRIVAL_TIMEOUT, wait).await;
-    outcome.unwrap_or_else(|_| Err(Error::Size(serial.to_owned())))
+    let late = || Error::Size(serial.to_owned());
+    wait(late, || Ok(Some(size(serial)?).filter(|now| *now >= bytes))).await
 }
 
 /// Documentation/ABI/stable/sysfs-block, `size`.
@@ -145,7 +146,7 @@ impl Plugs {
                 self.leave(serial)?
             }
         };
-        drive("bind", &device).map_err(|source| Error::Failed {
+        virtio::drive(DRIVER, "bind", &device).map_err(|source| Error::Failed {
             serial: serial.to_owned(),
             what: "taken",
             source,
@@ -173,8 +174,9 @@ impl Plugs {
     /// Takes a disk from its driver; which device it is.
     fn leave(&self, serial: &str) -> Result<String, Error> {
         let name = named(serial).ok_or_else(|| Error::Missing(serial.to_owned()))?;
-        let device = device(&name).ok_or_else(|| Error::Foreign(serial.to_owned()))?;
-        drive("unbind", &device).map_err(|source| Error::Failed {
+        let device = virtio::device(&Path::new(DISKS).join(&name))
+            .ok_or_else(|| Error::Foreign(serial.to_owned()))?;
+        virtio::drive(DRIVER, "unbind", &device).map_err(|source| Error::Failed {
             serial: serial.to_owned(),
             what: "given back",
             source,
@@ -184,20 +186,8 @@ impl Plugs {
     }
 }
 
-/// Tells the driver of disks to take a device, or to leave it.
-fn drive(verb: &str, device: &str) -> io::Result<()> {
-    std::fs::write(Path::new(DRIVER).join(verb), device)
-}
-
 fn open(name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let path = Path::new("/dev").join(name);
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
-/// The virtio device a disk is.
-fn device(name: &str) -> Option<String> {
-    let link = std::fs::read_link(Path::new(DISKS).join(name).join("device")).ok()?;
-    let device = link.file_name()?.to_str()?;
-    device.starts_with("virtio").then(|| device.to_owned())
 }

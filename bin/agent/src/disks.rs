@@ -42,6 +42,13 @@ pub(crate) enum Error {
     Loop(#[source] io::Error),
     #[error(transparent)]
     Name(#[from] bulkhead_protocol::name::NameError),
+    #[error("`{path}` could not be {what}")]
+    Volume {
+        path: PathBuf,
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("`{path}` could not be made")]
     Directory {
         path: PathBuf,

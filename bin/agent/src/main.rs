@@ -30,6 +30,7 @@ mod sandbox_files;
 mod spare;
 mod streams;
 mod uevents;
+mod virtio;
 mod volumes;
 
 use std::time::Duration;

@@ -11,12 +11,14 @@ use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 
+use crate::virtio;
+
 /// Interfaces or addresses in one request at most.
 const ITEM_LIMIT: usize = 256;
 
-/// Interfaces, and what takes their devices away from them. sysfs(5).
+/// Where interfaces are, and who drives their devices.
 const INTERFACES: &str = "/sys/class/net";
-const UNBIND: &str = "/sys/bus/virtio/drivers/virtio_net/unbind";
+const DRIVER: &str = "virtio_net";
 
 /// What an interface is called until it gets its name; the kernel puts a free number
 /// there.
@@ -76,8 +78,14 @@ pub(crate) async fn configure(network: &Network) -> Result<(), Error> {
 }
 
 async fn apply(handle: &Handle, network: &Network) -> Result<(), Error> {
-    forget(&list(handle).await?, &network.unused)?;
-    let links = list(handle).await?;
+    let links = handle.link().get().execute().try_collect().await;
+    let mut links: Vec<LinkMessage> = links.map_err(refused("list interfaces"))?;
+    let is_unused =
+        |link: &LinkMessage| mac_of(link).is_some_and(|mac| network.unused.contains(&mac));
+    for link in links.iter().filter(|link| is_unused(link)) {
+        forget(link)?;
+    }
+    links.retain(|link| !is_unused(link));
     change(handle, LinkUnspec::new_with_index(1)).await?;
     for link in in_the_way(&links, &network.interfaces) {
         let away = LinkUnspec::new_with_index(link).name(AWAY.to_owned());
@@ -91,26 +99,16 @@ async fn apply(handle: &Handle, network: &Network) -> Result<(), Error> {
     routing::add(handle, &indexes, network).await
 }
 
-async fn list(handle: &Handle) -> Result<Vec<LinkMessage>, Error> {
-    let links = handle.link().get().execute().try_collect().await;
-    links.map_err(refused("list interfaces"))
-}
-
-/// Takes devices from their driver: there are no interfaces of them any more.
-fn forget(links: &[LinkMessage], unused: &[String]) -> Result<(), Error> {
-    let is_unused = |link: &&LinkMessage| mac_of(link).is_some_and(|mac| unused.contains(&mac));
-    for name in links.iter().filter(is_unused).filter_map(name_of) {
-        let device = std::fs::read_link(Path::new(INTERFACES).join(name).join("device"));
-        let unbound = device.and_then(|device| {
-            let device = device.file_name().unwrap_or_default().as_encoded_bytes();
-            std::fs::write(UNBIND, device)
-        });
-        unbound.map_err(|source| Error::Device {
-            name: name.to_owned(),
-            source,
-        })?;
-    }
-    Ok(())
+/// Takes an interface's device from its driver: it is one no more.
+fn forget(link: &LinkMessage) -> Result<(), Error> {
+    let name = name_of(link).unwrap_or_default();
+    let device = virtio::device(&Path::new(INTERFACES).join(name));
+    let device = device.ok_or_else(|| std::io::ErrorKind::NotFound.into());
+    let unbound = device.and_then(|device| virtio::drive(DRIVER, "unbind", &device));
+    unbound.map_err(|source| Error::Device {
+        name: name.to_owned(),
+        source,
+    })
 }
 
 /// Interfaces whose names others are to have: the kernel counts its own in the order

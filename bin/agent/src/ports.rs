@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bulkhead_protocol::mux::Stream;
-use bulkhead_protocol::stream::{CONNECTED, Header, REFUSED};
+use bulkhead_protocol::stream::{self, Header};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 
@@ -13,16 +13,12 @@ pub(crate) async fn carry(header: &Header, mut stream: Stream) {
         Some(port) => connect(port).await,
         None => None,
     };
-    let answer = match connected {
-        Some(_) => CONNECTED,
-        None => REFUSED,
-    };
-    let told = stream.write_all(&[answer]).await;
+    let told = stream::answer(&mut stream, connected.is_some()).await;
     let Some(mut connection) = connected else {
         let _ = stream.shutdown().await;
         return;
     };
-    if told.is_ok() && stream.flush().await.is_ok() {
+    if told.is_ok() {
         // How it ends is for the two to know.
         let _ = copy_bidirectional(&mut stream, &mut connection).await;
     }

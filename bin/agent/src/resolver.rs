@@ -5,12 +5,12 @@
 //! host.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use bulkhead_protocol::datagram::Datagram;
 use bulkhead_protocol::mux::Stream;
-use bulkhead_protocol::stream::{CONNECTED, Header, REFUSED};
-use tokio::io::AsyncWriteExt;
+use bulkhead_protocol::stream::{self, Header};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UdpSocket;
 
 /// Where names are asked for. RFC 1035, 4.2.1.
@@ -22,15 +22,11 @@ const QUESTION: usize = 4096;
 /// Carries questions and answers until the host ends it.
 pub(crate) async fn carry(header: &Header, mut stream: Stream) {
     let socket = match header.resolver_address() {
-        Some(address) => bind(address).await,
+        Some(address) => UdpSocket::bind((address, DOMAIN)).await.ok(),
         None => None,
     };
-    let answer = match socket {
-        Some(_) => CONNECTED,
-        None => REFUSED,
-    };
-    let told = stream.write_all(&[answer]).await;
-    if let (Some(socket), true) = (socket, told.is_ok() && stream.flush().await.is_ok()) {
+    let told = stream::answer(&mut stream, socket.is_some()).await;
+    if let (Some(socket), Ok(())) = (socket, told) {
         let (mut answers, mut questions) = tokio::io::split(stream);
         // How it ends is for the host to know.
         tokio::select! {
@@ -40,11 +36,7 @@ pub(crate) async fn carry(header: &Header, mut stream: Stream) {
     }
 }
 
-async fn bind(address: Ipv4Addr) -> Option<UdpSocket> {
-    UdpSocket::bind((address, DOMAIN)).await.ok()
-}
-
-async fn ask(socket: &UdpSocket, questions: &mut (impl AsyncWriteExt + Unpin)) -> io::Result<()> {
+async fn ask(socket: &UdpSocket, questions: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let mut buffer = vec![0; QUESTION];
     loop {
         // A client that is gone is told of by an error here.
@@ -56,10 +48,7 @@ async fn ask(socket: &UdpSocket, questions: &mut (impl AsyncWriteExt + Unpin)) -
     }
 }
 
-async fn tell(
-    socket: &UdpSocket,
-    answers: &mut (impl tokio::io::AsyncRead + Unpin),
-) -> io::Result<()> {
+async fn tell(socket: &UdpSocket, answers: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     loop {
         let Datagram { client, bytes } = Datagram::read(answers).await?;
         // Who does not wait for it any more asks again.

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -80,47 +79,50 @@ pub(crate) fn usage() -> Vec<DiskUsage> {
 /// Lets a file system have all of its disk, once that has so many bytes.
 pub(crate) async fn grow(serial: &str, bytes: u64) -> Result<(), Error> {
     let target = place(serial)?;
-    let failed = |source| Error::Directory {
-        path: target.clone(),
-        source,
-    };
     let bytes = crate::block::grown(serial, bytes).await?;
-    let top = File::open(&target).map_err(failed)?;
-    bulkhead_sys::ext4::grow(top.as_fd(), bytes).map_err(failed)
+    let grown = File::open(&target).and_then(|top| bulkhead_sys::ext4::grow(top, bytes));
+    grown.map_err(|source| Error::Volume {
+        path: target,
+        what: "made larger",
+        source,
+    })
 }
 
 /// Gives everything below a place to a group, as a kubelet does: nobody else has it yet.
 async fn give(top: &Path, group: &Group) -> Result<(), Error> {
-    let failed = |path: &Path, source: io::Error| Error::Directory {
-        path: path.to_owned(),
+    let given = give_all(top, group).await;
+    given.map_err(|source| Error::Volume {
+        path: top.to_owned(),
+        what: "given to its group",
         source,
-    };
-    let about = std::fs::symlink_metadata(top).map_err(|error| failed(top, error))?;
+    })
+}
+
+async fn give_all(top: &Path, group: &Group) -> io::Result<()> {
+    let about = std::fs::symlink_metadata(top)?;
     let right = about.gid() == group.gid && about.mode() & DIRECTORY_MODE == DIRECTORY_MODE;
     if group.on_mismatch && right {
         return Ok(());
     }
-    // The top comes last: a walk that was broken off is made again.
-    let mut places = vec![top.to_owned()];
-    let mut left = vec![top.to_owned()];
-    while let Some(dir) = left.pop() {
-        for entry in std::fs::read_dir(&dir).map_err(|error| failed(&dir, error))? {
-            let entry = entry.map_err(|error| failed(&dir, error))?;
-            let kind = entry.file_type().map_err(|error| failed(&dir, error))?;
-            if kind.is_dir() {
-                places.push(entry.path());
-                left.push(entry.path());
-            } else {
-                give_one(&entry.path(), group.gid).map_err(|error| failed(&dir, error))?;
+    // Directories come last, the top after all others: a walk that was broken off is made
+    // again.
+    let mut dirs = vec![top.to_owned()];
+    let mut seen = 0;
+    while let Some(dir) = dirs.get(seen).cloned() {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => dirs.push(entry.path()),
+                false => give_one(&entry.path(), group.gid)?,
             }
         }
+        seen += 1;
         // Others are served meanwhile, however large it is.
         tokio::task::yield_now().await;
     }
-    for dir in places.iter().rev() {
-        give_one(dir, group.gid).map_err(|error| failed(dir, error))?;
-    }
-    Ok(())
+    dirs.iter()
+        .rev()
+        .try_for_each(|dir| give_one(dir, group.gid))
 }
 
 fn give_one(path: &Path, gid: u32) -> io::Result<()> {

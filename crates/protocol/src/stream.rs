@@ -37,6 +37,16 @@ pub const CONNECTED: u8 = 1;
 /// Nobody listens on the port.
 pub const REFUSED: u8 = 0;
 
+/// Answers whether a stream is taken.
+///
+/// # Errors
+/// Whatever the stream reports.
+pub async fn answer(stream: &mut (impl AsyncWrite + Unpin), taken: bool) -> std::io::Result<()> {
+    let byte = if taken { CONNECTED } else { REFUSED };
+    stream.write_all(&[byte]).await?;
+    stream.flush().await
+}
+
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
         [

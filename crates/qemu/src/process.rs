@@ -389,7 +389,7 @@ impl Vm for Process {
     }
 
     async fn resize(&self, serial: &str, bytes: u64) -> Result<(), Error> {
-        let mut spares = self.spares.lock().await;
+        let spares = self.spares.lock().await;
         let mut qmp = self.qmp.lock().await;
         spares.resize(&mut qmp, serial, bytes).await
     }

@@ -92,12 +92,10 @@ impl Spares {
 
     /// Takes what is plugged in away.
     pub(crate) async fn unplug(&mut self, qmp: &mut Qmp, serial: &str) -> Result<(), Error> {
-        let mut disks = self.disks.iter_mut().enumerate();
-        let own = disks.find(|(number, disk)| disk.taken && Slot::of(*number).serial == serial);
-        let Some((number, disk)) = own else {
+        let Some((number, slot)) = self.taken(serial) else {
             return Ok(());
         };
-        let slot = Slot::of(number);
+        let disk = &mut self.disks[number];
         stand(qmp, &slot, &slot.nothing, disk.read_only).await?;
         delete(qmp, &slot.data).await?;
         disk.taken = false;
@@ -106,19 +104,24 @@ impl Spares {
 
     /// Tells the guest how large what is plugged in has become.
     pub(crate) async fn resize(
-        &mut self,
+        &self,
         qmp: &mut Qmp,
         serial: &str,
         bytes: u64,
     ) -> Result<(), Error> {
-        let mut disks = self.disks.iter().enumerate();
-        let own = disks.find(|(number, disk)| disk.taken && Slot::of(*number).serial == serial);
-        let (number, _) = own.ok_or_else(|| Error::Unsupported {
+        let (_, slot) = self.taken(serial).ok_or_else(|| Error::Unsupported {
             backend: "qemu",
             what: format!("a new size of the disk `{serial}`, into which nothing is plugged"),
         })?;
-        let asked = json!({"node-name": Slot::of(number).node, "size": bytes});
+        let asked = json!({"node-name": slot.node, "size": bytes});
         qmp.ask("block_resize", asked, None).await.map(|_| ())
+    }
+
+    /// The disk of this serial, if something is plugged in.
+    fn taken(&self, serial: &str) -> Option<(usize, Slot)> {
+        let taken = self.disks.iter().enumerate().filter(|(_, disk)| disk.taken);
+        let mut slots = taken.map(|(number, _)| (number, Slot::of(number)));
+        slots.find(|(_, slot)| slot.serial == serial)
     }
 
     fn none_left(&self, read_only: bool) -> Error {

@@ -291,11 +291,19 @@ impl Sandbox {
 
     /// Opens a stream the guest answers whether it takes.
     async fn open(&self, header: &Header) -> Result<Option<Stream>, AgentError> {
-        let gone = |error: &dyn std::error::Error| AgentError::Gone(error.to_string());
-        let mut stream = self.opener.open().await.map_err(|e| gone(&e))?;
-        header.write(&mut stream).await.map_err(|e| gone(&e))?;
-        let answer = stream.read_u8().await.map_err(|e| gone(&e))?;
+        let mut stream = self.stream(header).await?;
+        let answer = stream.read_u8().await.map_err(|error| gone(&error))?;
         Ok((answer == CONNECTED).then_some(stream))
+    }
+
+    /// Opens a stream.
+    async fn stream(&self, header: &Header) -> Result<Stream, AgentError> {
+        let mut stream = self.opener.open().await.map_err(|error| gone(&error))?;
+        header
+            .write(&mut stream)
+            .await
+            .map_err(|error| gone(&error))?;
+        Ok(stream)
     }
 
     async fn open_stdio(
@@ -305,15 +313,12 @@ impl Sandbox {
         config: StdioConfig,
     ) -> Result<HostStdio, AgentError> {
         let open = async |kind: Kind| {
-            let gone = |error: &dyn std::error::Error| AgentError::Gone(error.to_string());
-            let mut stream = self.opener.open().await.map_err(|e| gone(&e))?;
             let header = Header {
                 kind,
                 container: container.to_owned(),
                 exec: exec.to_owned(),
             };
-            header.write(&mut stream).await.map_err(|e| gone(&e))?;
-            Ok::<_, AgentError>(tokio::io::split(stream))
+            Ok::<_, AgentError>(tokio::io::split(self.stream(&header).await?))
         };
         let stdin = if config.stdin {
             Some(open(Kind::Stdin).await?.1)
@@ -465,6 +470,10 @@ impl Container {
             ..Default::default()
         }
     }
+}
+
+fn gone(error: &dyn std::error::Error) -> AgentError {
+    AgentError::Gone(error.to_string())
 }
 
 pub(crate) fn context() -> ttrpc::context::Context {
