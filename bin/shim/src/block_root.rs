@@ -33,18 +33,12 @@ pub(crate) fn filesystem(mount: &Mount) -> Outcome<Option<&'static str>> {
 /// Opens what is to become a disk, to be read only where the mount says so. The
 /// file system that can only be read is.
 pub(crate) fn open(mount: &Mount, filesystem: &'static str) -> Outcome<Image> {
-    let mut read_only = filesystem == "erofs";
-    for option in &mount.options {
-        match option.as_str() {
-            "ro" => read_only = true,
-            idle if IDLE.contains(&idle) => {}
-            other => {
-                return Err(Failure::invalid(format!(
-                    "the option `{other}` of the `{filesystem}` snapshot is not supported"
-                )));
-            }
-        }
-    }
+    let asked = block::is_read_only(&mount.options, &IDLE).map_err(|other| {
+        Failure::invalid(format!(
+            "the option `{other}` of the `{filesystem}` snapshot is not supported"
+        ))
+    })?;
+    let read_only = asked || filesystem == "erofs";
     let path = Path::new(&mount.source);
     if !path.is_absolute() {
         return Err(Failure::invalid(format!(

@@ -170,11 +170,11 @@ impl Request {
     /// who made the container with this runtime's command line.
     async fn run_hooks(&mut self, caller: Caller) -> Outcome<Networks> {
         let new = bulkhead_bundle::network(&self.spec).is_none();
-        let no_hooks = self.hooks.create.is_empty();
-        let later = no_hooks && new && caller == Caller::Runtime;
-        if no_hooks && !later {
-            return Ok(Networks::First);
-        }
+        let networks = match (self.hooks.create.is_empty(), caller) {
+            (true, Caller::Runtime) if new => Networks::Later,
+            (true, _) => return Ok(Networks::First),
+            (false, _) => Networks::First,
+        };
         let stand_in = self.stand_in(new);
         let stand_in = stand_in.map_err(|error| Failure::from_error(&error))?;
         let about = About {
@@ -185,10 +185,7 @@ impl Request {
         };
         hooks::run(&self.hooks.create, about).await?;
         self.stand_in = Some(stand_in);
-        match later {
-            true => Ok(Networks::Later),
-            false => Ok(Networks::First),
-        }
+        Ok(networks)
     }
 
     /// What stands for the container, in a `new` network namespace or not.

@@ -81,6 +81,20 @@ pub fn claim(file: &OwnedFd) -> Result<OwnedFd, Error> {
     Ok(own)
 }
 
+/// Do the options of a disk's file system say that nobody writes to it? `idle` are those
+/// that say nothing the guest does not do by itself.
+///
+/// # Errors
+/// The first option that is neither.
+pub fn is_read_only<'a>(options: &'a [String], idle: &[&str]) -> Result<bool, &'a str> {
+    let other = |option: &&str| *option != "ro" && !idle.contains(option);
+    let mut options = options.iter().map(String::as_str);
+    match options.clone().find(other) {
+        Some(other) => Err(other),
+        None => Ok(options.any(|option| option == "ro")),
+    }
+}
+
 /// Bytes of what was opened.
 ///
 /// # Errors

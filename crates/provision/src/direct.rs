@@ -6,14 +6,14 @@
 //! is. Only root can write there.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, block};
 
 /// Where descriptions are: `ROOT/<path of the volume in base64>/mountInfo.json`.
 pub const ROOT: &str = "/run/kata-containers/shared/direct-volumes";
@@ -77,18 +77,15 @@ pub struct Group {
 pub fn add(root: &Path, path: &Path, info: &str) -> Result<(), Error> {
     let info: MountInfo = parse(path, info.as_bytes())?;
     volume(path, &info)?;
-    let failed = |what| {
-        let path = path.to_owned();
-        move |source: io::Error| Error::Description { path, what, source }
-    };
-    let dir = place(root, path)?;
-    std::fs::create_dir_all(&dir).map_err(failed("written"))?;
-    let text = serde_json::to_vec(&info).map_err(|error| failed("written")(error.into()))?;
-    let mut file = tempfile::NamedTempFile::new_in(&dir).map_err(failed("written"))?;
-    io::Write::write_all(&mut file, &text).map_err(failed("written"))?;
-    let put = file.persist(dir.join(FILE));
-    put.map(drop)
-        .map_err(|error| failed("written")(error.error))
+    write(&place(root, path)?, &info).map_err(failed(path, "written"))
+}
+
+fn write(dir: &Path, info: &MountInfo) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(&serde_json::to_vec(info)?)?;
+    file.persist(dir.join(FILE))?;
+    Ok(())
 }
 
 /// Forgets the description of the volume at `path`. One that is not there is no error.
@@ -97,12 +94,8 @@ pub fn add(root: &Path, path: &Path, info: &str) -> Result<(), Error> {
 /// [`Error::Description`].
 pub fn remove(root: &Path, path: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(place(root, path)?) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Description {
-            path: path.to_owned(),
-            what: "removed",
-            source: error,
-        }),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(failed(path, "removed")),
     }
 }
 
@@ -115,23 +108,24 @@ pub fn find(root: &Path, path: &Path) -> Result<Option<DirectVolume>, Error> {
     let Ok(dir) = place(root, path) else {
         return Ok(None);
     };
-    let file = match std::fs::File::open(dir.join(FILE)) {
-        Ok(file) => file,
+    let text = match read(&dir.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(unread(path, source)),
+        read => read.map_err(failed(path, "read"))?,
     };
-    let mut text = Vec::new();
-    let read = io::Read::read_to_end(&mut io::Read::take(file, LIMIT + 1), &mut text);
-    read.map_err(|source| unread(path, source))?;
     volume(path, &parse(path, &text)?).map(Some)
 }
 
-fn unread(path: &Path, source: io::Error) -> Error {
-    Error::Description {
-        path: path.to_owned(),
-        what: "read",
-        source,
-    }
+/// One byte more than may be, if there is more.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let file = std::fs::File::open(file)?;
+    file.take(LIMIT + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Description { path, what, source }
 }
 
 fn wrong(path: &Path, why: impl Into<String>) -> Error {
@@ -174,25 +168,13 @@ fn volume(path: &Path, info: &MountInfo) -> Result<DirectVolume, Error> {
     if !info.device.is_absolute() {
         return Err(wrong(path, "its `device` is no absolute path"));
     }
-    let own = |known: &&str| *known == info.fstype;
-    let filesystem = FILESYSTEMS.into_iter().find(|known| own(known));
+    let filesystem = FILESYSTEMS.into_iter().find(|known| *known == info.fstype);
     let filesystem = filesystem.ok_or_else(|| {
         let why = format!("the guest's kernel has no `{}`; use ext4", info.fstype);
         wrong(path, why)
     })?;
-    let mut read_only = false;
-    for option in &info.options {
-        match option.as_str() {
-            "ro" => read_only = true,
-            idle if IDLE.contains(&idle) => {}
-            other => {
-                return Err(wrong(
-                    path,
-                    format!("the option `{other}` is not supported"),
-                ));
-            }
-        }
-    }
+    let unknown = |other| wrong(path, format!("the option `{other}` is not supported"));
+    let read_only = block::is_read_only(&info.options, &IDLE).map_err(unknown)?;
     Ok(DirectVolume {
         device: info.device.clone(),
         filesystem,

@@ -103,6 +103,11 @@ impl Bundle {
         format!("--net=/proc/{pid}/ns/net")
     }
 
+    /// What its first container has written.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("log")).unwrap()
+    }
+
     fn status(&self, id: &str) -> String {
         let answer = self.bulkhead(&["state", id]);
         let state: Value = serde_json::from_str(&answer.out).unwrap_or_default();
@@ -213,7 +218,7 @@ fn a_container_goes_through_the_states_of_the_spec() {
     let kernel = std::fs::read_to_string(bundle.path().join("rootfs/kernel")).unwrap();
     assert!(kernel.contains("bulkhead"), "{kernel}");
     assert!(!bundle.path().join("rootfs/etc/resolv.conf").exists());
-    let log = std::fs::read_to_string(bundle.path().join("log")).unwrap();
+    let log = bundle.log();
     assert_eq!(log, "out\n");
     bundle.leaves_nothing();
 }
@@ -337,11 +342,10 @@ fn a_dev_that_is_only_read_has_what_belongs_there() {
     let created = bundle.create(id);
     assert_eq!(created.code, 0, "{created:?}");
     assert_eq!(bundle.bulkhead(&["start", id]).code, 0);
-    let log = || std::fs::read_to_string(bundle.path().join("log")).unwrap();
     // Two streams: in any order.
     let said = ["/dev/pts\n", "can't create /dev/x: Read-only file system"];
     soon("it has tried all", || {
-        said.iter().all(|text| log().contains(text))
+        said.iter().all(|text| bundle.log().contains(text))
     });
     assert_eq!(bundle.bulkhead(&["delete", "--force", id]).code, 0);
     bundle.leaves_nothing();
@@ -375,8 +379,9 @@ fn networks_that_come_after_the_machine_are_joined_at_its_start() {
         ],
     );
     assert_eq!(bundle.bulkhead(&["start", id]).code, 0);
-    let log = || std::fs::read_to_string(bundle.path().join("log")).unwrap();
-    soon("it has looked at its networks", || log().contains("all\n"));
+    soon("it has looked at its networks", || {
+        bundle.log().contains("all\n")
+    });
     for fact in [
         "given    inet 10.9.8.7/24",
         "second    inet6 fd00:9::7/64",
@@ -384,7 +389,7 @@ fn networks_that_come_after_the_machine_are_joined_at_its_start() {
         "mtu 1400",
         "10.77.0.0/16 via 10.9.8.1 dev given",
     ] {
-        assert!(log().contains(fact), "{fact}: {}", log());
+        assert!(bundle.log().contains(fact), "{fact}: {}", bundle.log());
     }
     assert_eq!(bundle.bulkhead(&["kill", id, "KILL"]).code, 0);
     bundle.ends(id);
@@ -467,8 +472,9 @@ fn hooks_of_the_host_run_beside_the_container() {
         "nsenter",
         &[&namespace, "ip", "link", "show", "dev", "given"],
     );
-    let log = || std::fs::read_to_string(bundle.path().join("log")).unwrap();
-    soon("its network is told", || log().contains("10.9.8.7/24"));
+    soon("its network is told", || {
+        bundle.log().contains("10.9.8.7/24")
+    });
     assert_eq!(bundle.bulkhead(&["kill", id, "KILL"]).code, 0);
     bundle.ends(id);
     assert_eq!(bundle.bulkhead(&["delete", id]).code, 0);

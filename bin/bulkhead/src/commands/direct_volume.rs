@@ -57,9 +57,7 @@ fn resize(path: &Path, bytes: u64) -> Result<(), CommandError> {
     };
     match target::converse(&pod.dir)?.ask(request)? {
         Answer::Done => Ok(()),
-        _ => Err(CommandError::new(
-            "the pod answers something else than it was asked",
-        )),
+        _ => Err(target::strange_answer()),
     }
 }
 

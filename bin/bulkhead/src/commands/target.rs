@@ -83,10 +83,13 @@ pub(super) fn first_process(client: &Client, id: &str) -> Result<Process, Comman
     let container = id.to_owned();
     match client.ask(Request::Process { container })? {
         Answer::Process(process) => Ok(*process),
-        _ => Err(CommandError::new(
-            "the pod answers something else than it was asked",
-        )),
+        _ => Err(strange_answer()),
     }
+}
+
+/// A pod that speaks of something else.
+pub(super) fn strange_answer() -> CommandError {
+    CommandError::new("the pod answers something else than it was asked")
 }
 
 /// Finds the container in which a further process is to run.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bulkhead_bundle::Bind;
 use bulkhead_provision::direct::{self, DirectVolume, Group};
-use bulkhead_provision::{block, chain};
+use bulkhead_provision::{Error, block, chain};
 use bulkhead_sandbox::{DiskUsage, Group as Wanted, RootDisk, Sandbox, Volume};
 use bulkhead_status as status;
 
@@ -31,9 +31,12 @@ pub(super) struct Opened {
     file: OwnedFd,
 }
 
+fn wrong(error: &Error) -> Failure {
+    Failure::invalid(chain(error))
+}
+
 fn find(path: &Path) -> Outcome<Option<DirectVolume>> {
-    let found = direct::find(Path::new(direct::ROOT), path);
-    found.map_err(|error| Failure::invalid(chain(&error)))
+    direct::find(Path::new(direct::ROOT), path).map_err(|error| wrong(&error))
 }
 
 /// Opens the disk of a mount's source, if it has one.
@@ -41,8 +44,7 @@ pub(super) fn open(bind: &Bind, mount: u32) -> Outcome<Option<Opened>> {
     let Some(about) = find(&bind.source)? else {
         return Ok(None);
     };
-    let file = block::image(&about.device, about.read_only);
-    let file = file.map_err(|error| Failure::invalid(chain(&error)))?;
+    let file = block::image(&about.device, about.read_only).map_err(|error| wrong(&error))?;
     Ok(Some(Opened {
         mount,
         path: bind.source.clone(),
@@ -90,9 +92,8 @@ impl Pod {
             .cloned();
         let none = || Failure::missing(format!("the pod has no disk for `{}`", path.display()));
         let (known, about) = known.zip(find(path)?).ok_or_else(none)?;
-        let size =
-            block::image(&about.device, true).map_err(|error| Failure::invalid(chain(&error)));
-        let size = block::size(&size?).map_err(|error| Failure::from_error(&error))?;
+        let device = block::image(&about.device, true).map_err(|error| wrong(&error))?;
+        let size = block::size(&device).map_err(|error| Failure::from_error(&error))?;
         if size < wanted {
             return Err(Failure::invalid(format!(
                 "`{}` has {size} bytes, fewer than {wanted}: it has to grow before its file system",

@@ -135,9 +135,10 @@ impl Disks {
             }
             None => {
                 let file = match sharing {
-                    Sharing::Pod if !read_only => claimed(&file)?,
-                    _ => file,
+                    Sharing::Pod if !read_only => block::claim(&file),
+                    _ => Ok(file),
                 };
+                let file = file.map_err(|error| Failure::from_error(&error))?;
                 self.watched.get_or_init(|| self.watch(&sandbox));
                 let bytes = block::size(&file).map_err(|error| Failure::from_error(&error))?;
                 let serial = sandbox.plug(file, read_only).await.map_err(failure)?;
@@ -211,10 +212,6 @@ fn failure(error: DiskError) -> Failure {
         DiskError::Monitor(error) => Failure::from_error(&error),
         DiskError::Agent(error) => error.into(),
     }
-}
-
-fn claimed(file: &OwnedFd) -> Outcome<OwnedFd> {
-    block::claim(file).map_err(|error| Failure::from_error(&error))
 }
 
 /// Gives disks back, one after the other.
